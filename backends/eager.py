@@ -1,0 +1,33 @@
+"""The backend for PyTorch itself: the packed head for the device, the tail, the plan, and the code of both to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.fx import GraphModule
+
+from qpart_fx.container import write_file
+from qpart_fx.plan import Plan
+
+from .base import Backend
+from .packed import pack_head, pack_tail
+
+
+@dataclass(frozen=True)
+class EagerBackend(Backend):
+    """Writes ``head.qpart`` and ``tail.qpart``, which :func:`qpart_fx.load` reads as graph modules."""
+
+    def export(self, head: GraphModule, tail: GraphModule, plan: Plan | None, directory: Path) -> list[Path]:
+        files = {
+            "head.qpart": pack_head(head),
+            "tail.qpart": pack_tail(tail),
+            "head.py.txt": head.code.strip().encode(),
+            "tail.py.txt": tail.code.strip().encode(),
+        }
+        if plan is not None:
+            files["plan.json"] = plan.to_json().encode()
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_file(directory / name, content)
+        return [directory / name for name in files]

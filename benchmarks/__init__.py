@@ -1,0 +1,1 @@
+"""Measurements: what the compiler costs, and what its answers are worth."""

@@ -1,0 +1,122 @@
+"""Analysis: where the graph can be cut in two, and what each cut sends, computes and holds."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from torch.fx import GraphModule, Node
+
+from qpart_fx.cut import Cut
+from qpart_fx.errors import RequestError
+from qpart_fx.meta import TensorInfo, info
+
+_SENDABLE = (bool, int, float, type(None))
+"""Values that are no tensors but may cross: they travel beside the tensors, exactly."""
+
+
+def find_cuts(graph_module: GraphModule) -> list[Cut]:
+    """Every legal cut that is a prefix of the graph's order, from nothing but the inputs to everything on the device.
+
+    A cut is legal when only tensors and plain numbers cross. Needs the shapes of the nodes; counts their MACs. Prefixes
+    that the same values cross are one cut, the shortest of them. Takes time linear in the graph and in what crosses.
+    """
+    cuts: list[Cut] = []
+    for cut, legal in _prefixes(_inner_nodes(graph_module)):
+        if legal and not (cuts and cuts[-1].crossing == cut.crossing):
+            cuts.append(cut)
+    return cuts
+
+
+def resolve_cut(graph_module: GraphModule, names: str | Sequence[str]) -> Cut:
+    """The cut that ``names`` stand for: the names of its crossing nodes, ``"input"`` or ``"output"``.
+
+    Raises:
+        RequestError: no such node, or other values would cross as well; the message names them.
+    """
+    cuts = find_cuts(graph_module)
+    if names == "input":
+        return cuts[0]
+    if names == "output":
+        return cuts[-1]
+    wanted = {names} if isinstance(names, str) else set(names)
+    for cut in cuts:
+        if set(cut.crossing) == wanted:
+            return cut
+    by_name = {node.name: node for node in _inner_nodes(graph_module) if node.op != "get_attr"}
+    for name in sorted(wanted - by_name.keys()):
+        close = difflib.get_close_matches(name, by_name, n=3) or [*by_name][:3]
+        raise RequestError(f"cut: the graph has no node '{name}'; near it are {', '.join(close)}")
+    if not wanted:
+        raise RequestError('cut: name at least one crossing node, or "input", or "output"')
+    return _smallest_cut(graph_module, {by_name[name] for name in wanted})
+
+
+def _smallest_cut(graph_module: GraphModule, wanted: set[Node]) -> Cut:
+    """The cut whose device runs just what ``wanted`` needs, if nothing else crosses it."""
+    nodes = _inner_nodes(graph_module)
+    device = {node for node in nodes if node.op == "placeholder"}
+    pending = list(wanted)
+    while pending:
+        node = pending.pop()
+        device.add(node)
+        pending.extend(source for source in node.all_input_nodes if source not in device)
+    # The device's nodes first, then the rest: an order as good as the graph's, of which this cut is a prefix.
+    order = [node for node in nodes if node in device] + [node for node in nodes if node not in device]
+    cut, legal = next(prefix for prefix in _prefixes(order) if prefix[0].size == len(device))
+    names = {node.name for node in wanted}
+    given = ", ".join(sorted(names))
+    if also := [name for name in cut.crossing if name not in names]:
+        raise RequestError(f"cut: not only {given} would cross, but also {', '.join(also)}; name all of them")
+    if unused := sorted(names - set(cut.crossing)):
+        raise RequestError(f"cut: nothing on the server would use {', '.join(unused)}; leave it out")
+    if not legal:
+        raise RequestError(f"cut: of {given}, at least one is neither a tensor nor a number, and cannot be sent")
+    return cut
+
+
+def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, bool]]:
+    """Every prefix of ``order`` as a cut, from all the inputs on, and whether it is legal."""
+    position = {node: place for place, node in enumerate(order)}
+    last_use = {node: max((position.get(user, len(order)) for user in node.users), default=-1) for node in order}
+    names = tuple(node.name for node in order)
+    inputs = sum(node.op == "placeholder" for node in order)
+    total = sum(info(node).macs or 0 for node in order)
+    alive: dict[Node, None] = {}  # a dict for its order
+    macs = live = peak = 0
+    for place, node in enumerate(order):
+        macs += info(node).macs or 0
+        if node.op != "get_attr":  # constants are no activations: each side has its own
+            alive[node] = None
+            live += _bytes(node)
+            peak = max(peak, live)
+        for value in (node, *node.all_input_nodes):
+            if value in alive and last_use[value] <= place:
+                del alive[value]
+                live -= _bytes(value)
+        if place + 1 < inputs or not alive:
+            continue
+        outputs = [info(value).output for value in alive]
+        tensors = [output for output in outputs if isinstance(output, TensorInfo)]
+        numbers = [output for output in outputs if type(output) in _SENDABLE]
+        cut = Cut(
+            crossing=tuple(value.name for value in alive),
+            elements=sum(tensor.elements for tensor in tensors if tensor.quantizable),
+            exact_bits=sum(8 * tensor.bytes for tensor in tensors if not tensor.quantizable)
+            + sum(64 for number in numbers if number is not None),
+            device_macs=macs,
+            server_macs=total - macs,
+            peak_bytes=peak,
+            size=place + 1,
+            order=names,
+        )
+        yield cut, len(tensors) + len(numbers) == len(outputs)
+
+
+def _inner_nodes(graph_module: GraphModule) -> list[Node]:
+    return [node for node in graph_module.graph.nodes if node.op != "output"]
+
+
+def _bytes(node: Node) -> int:
+    output = info(node).output
+    return output.bytes if isinstance(output, TensorInfo) else 0

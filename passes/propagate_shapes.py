@@ -1,0 +1,48 @@
+"""Analysis: the shape and dtype of every value in the graph, from one run on example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from qpart_fx.errors import CalibrationError
+from qpart_fx.inputs import describe_inputs, positional
+from qpart_fx.meta import describe, set_info, where
+from qpart_fx.pass_manager import Pass, PassResult
+
+
+@dataclass(frozen=True)
+class PropagateShapes(Pass):
+    """Sets ``info(node).output`` of every node, as it is when the model is called with ``args`` and ``kwargs``.
+
+    Raises:
+        CalibrationError: the model does not take these inputs; the message names the node that failed.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, graph_module: GraphModule) -> PassResult:
+        with torch.no_grad():
+            _Recorder(graph_module).run(*positional(graph_module, self.args, self.kwargs))
+        return PassResult(graph_module, modified=False)
+
+    def __repr__(self) -> str:
+        return f"PropagateShapes({describe_inputs(self.args, self.kwargs)})"
+
+
+class _Recorder(Interpreter):
+    def run_node(self, n: Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            inputs = [describe(self.env.get(source)) for source in n.all_input_nodes]
+            raise CalibrationError(
+                f"{where(n)} does not accept the example inputs: {error} (it got {inputs})"
+            ) from error
+        set_info(n, output=describe(value))
+        return value

@@ -1,0 +1,32 @@
+"""Lowering: the head's weights rounded to their grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule
+
+from qpart_fx.meta import info
+from qpart_fx.pass_manager import Pass, PassResult
+from qpart_fx.quantized import set_weight_quantizers
+from qpart_fx.quantizer import UniformQuantizer
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Rounds every weight of the nodes named in ``bits`` to that many bits, in place; the graph stays as it is."""
+
+    bits: Mapping[str, int]
+
+    def run(self, graph_module: GraphModule) -> PassResult:
+        quantizers: dict[str, UniformQuantizer] = {}
+        with torch.no_grad():
+            for node in graph_module.graph.nodes:
+                for name in info(node).weights if node.name in self.bits else ():
+                    weight = graph_module.get_parameter(name)
+                    quantizers[name] = UniformQuantizer.of_tensor(weight, self.bits[node.name])
+                    weight.copy_(quantizers[name](weight))
+        set_weight_quantizers(graph_module, quantizers)
+        return PassResult(graph_module, modified=False)

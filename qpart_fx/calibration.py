@@ -1,0 +1,142 @@
+"""Calibration data: read from whatever iterable the caller has, checked, and split into parts that do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import map_aggregate
+
+from .errors import CalibrationError
+from .inputs import describe_inputs
+
+HOW = (
+    "give an iterable of batches, each `inputs` or `(inputs, targets)`; inputs are a tensor, a tuple, or a dict of "
+    "keyword arguments"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One call of the model, ``size`` samples, and what it should answer (None when unlabelled)."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    targets: Tensor | None
+    size: int
+
+    def select(self, indices: slice) -> Batch:
+        """The samples at ``indices`` of the first dimension; what does not have the batch's size stays as it is."""
+
+        def pick(value: Any) -> Any:
+            batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.size
+            return value[indices] if batched else value
+
+        size = len(range(self.size)[indices])
+        args, kwargs = map_aggregate(self.args, pick), map_aggregate(dict(self.kwargs), pick)
+        return Batch(tuple(args), dict(kwargs), None if self.targets is None else self.targets[indices], size)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+
+        def move(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        args, kwargs = map_aggregate(self.args, move), map_aggregate(dict(self.kwargs), move)
+        return Batch(tuple(args), dict(kwargs), move(self.targets), self.size)
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """The batch in pieces of at most ``size`` samples."""
+        for start in range(0, self.size, size):
+            yield self.select(slice(start, start + size))
+
+
+def read_batches(calibration: Iterable[Any] | None, *, max_samples: int) -> list[Batch]:
+    """The first ``max_samples`` samples of ``calibration``, checked.
+
+    Raises:
+        CalibrationError: there are none, or a batch is not of a known form, not finite, or not as long as its targets.
+    """
+    if calibration is None:
+        raise CalibrationError(f"no calibration data: {HOW}, as `calibration=`")
+    if isinstance(calibration, Tensor | Mapping) or not isinstance(calibration, Iterable):
+        raise CalibrationError(f"calibration is a {type(calibration).__name__}: {HOW}; put a single batch in a list")
+    batches: list[Batch] = []
+    left = max_samples
+    for number, item in enumerate(calibration):
+        batch = _read(item, number)
+        if batch.size:
+            batches.append(batch.select(slice(0, left)))
+            left -= batches[-1].size
+        if left <= 0:
+            break
+    if not batches:
+        raise CalibrationError(f"the calibration data hold no sample: {HOW}")
+    if len({batch.targets is None for batch in batches}) > 1:
+        raise CalibrationError(
+            "some calibration batches have targets and some have none: give targets to all or to none"
+        )
+    return batches
+
+
+def alternate(batches: Iterable[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """The samples in two parts that do not overlap, one by one in turn, so that sorted data are shared fairly.
+
+    A single sample has to serve as both.
+    """
+    parts: tuple[list[Batch], list[Batch]] = ([], [])
+    seen = 0
+    for batch in batches:
+        for part in (0, 1):
+            picked = batch.select(slice((part - seen) % 2, None, 2))
+            if picked.size:
+                parts[part].append(picked)
+        seen += batch.size
+    return (parts[0], parts[1] or parts[0])
+
+
+def _read(item: Any, number: int) -> Batch:
+    inputs, targets = item, None
+    if isinstance(item, tuple | list) and len(item) == 2:
+        inputs, targets = item
+    if isinstance(inputs, Mapping):
+        args, kwargs = (), dict(inputs)
+    else:
+        args, kwargs = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}
+    tensors = _tensors((args, kwargs), number)
+    if not tensors:
+        raise CalibrationError(
+            f"calibration batch {number} holds no tensor, but {describe_inputs(args, kwargs)}: {HOW}"
+        )
+    size = tensors[0].shape[0] if tensors[0].dim() else 0
+    if targets is not None:
+        if not isinstance(targets, Tensor):
+            targets = torch.as_tensor(targets)
+        if targets.dim() == 0 or targets.shape[0] != size:
+            raise CalibrationError(
+                f"calibration batch {number} has {size} samples and targets of shape {list(targets.shape)}. A pair is "
+                "read as (inputs, targets); write two inputs without targets as ((first, second), None)"
+            )
+    return Batch(args, kwargs, targets, size)
+
+
+def _tensors(inputs: Any, number: int) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def look(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                bad = int((~torch.isfinite(value)).sum())
+                raise CalibrationError(f"calibration batch {number} holds {bad} NaN or infinite values: clean the data")
+            found.append(value)
+        elif hasattr(value, "__array__"):
+            raise CalibrationError(
+                f"calibration batch {number} holds a {type(value).__name__}: use torch.as_tensor on it"
+            )
+        return value
+
+    map_aggregate(inputs, look)
+    return found

@@ -1,0 +1,90 @@
+"""The command ``qpart``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__, container
+from .errors import ArtifactError, MissingDependencyError, QPartError
+from .plan import Plan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``qpart`` with ``arguments``, by default the process's own; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "demo":
+            _demo(options)
+        else:
+            _show(options)
+    except QPartError as error:
+        print(f"qpart: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("qpart: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qpart",
+        description="Cut a trained PyTorch network in two: a quantized head for a device, a float tail for a server.",
+        epilog='Errors go to standard error with status 1. The library is used from Python: see `help("qpart_fx")`.',
+    )
+    parser.add_argument("--version", action="version", version=f"qpart {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="train a small network and compile it for three devices",
+        description="Train a small residual network on bundled handwritten digits (seconds), profile it once, compile "
+        "it for three devices, print each plan beside the accuracy and bytes measured, leave all files in DIRECTORY.",
+    )
+    demo.add_argument("--directory", type=Path, default=Path("demo"), help="where files go (default: %(default)s)")
+    demo.add_argument(
+        "--seed", type=int, default=0, help="seed of the data's order and the training (default: %(default)s)"
+    )
+    demo.add_argument("--no-plots", action="store_true", help="leave out the plots, which need matplotlib")
+    show = commands.add_parser(
+        "show",
+        help="print a plan, or the plan in a saved split model",
+        description="Print the plan in FILE as a table: a plan.json, or a split model that was saved with its plan.",
+    )
+    show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("--plot", type=Path, metavar="PNG", help="draw it into this file as well")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    try:
+        from . import demo
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("the demo", extra="demo") from error
+    demo.run(options.directory, seed=options.seed, plots=not options.no_plots)
+
+
+def _show(options: argparse.Namespace) -> None:
+    plan = _read_plan(options.file)
+    print(plan)
+    if options.plot is not None:
+        plan.plot(options.plot)
+
+
+def _read_plan(path: Path) -> Plan:
+    """The plan in a plan.json or in the file of a split model; torch is not needed for it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if content[:1] == b"{":
+        return Plan.from_json(content)
+    _, manifest, _ = container.decode(content, "split")
+    if not isinstance(manifest.get("plan"), str):
+        raise ArtifactError(f"{path} is a split at float precision, made without a plan")
+    return Plan.from_json(manifest["plan"])

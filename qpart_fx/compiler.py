@@ -1,0 +1,292 @@
+"""The compiler's front door: :func:`profile`, :func:`compile` and :func:`split`, each readable as a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from .calibration import HOW, Batch, alternate, read_batches
+from .cut import Cut
+from .drop_curve import curve_of_margins, curve_of_points
+from .errors import CalibrationError, ModelError, RequestError
+from .inputs import describe_inputs
+from .meta import info
+from .model_profile import CutProfile, LayerProfile, Profile
+from .pass_manager import Pipeline, debug_level
+from .passes.capture import capture
+from .passes.count_macs import CountMacs, uncounted
+from .passes.count_parameters import CountParameters
+from .passes.find_cuts import find_cuts, resolve_cut
+from .passes.measure_noise import measure_noise
+from .passes.measure_ranges import Range, widen_ranges
+from .passes.propagate_shapes import PropagateShapes
+from .passes.split_at_cut import split_at_cut
+from .passes.verify_accuracy import CHUNK
+from .replay import Replay
+from .request import Request
+from .scores import ClassScores, Metric, MetricScores, Scorer
+from .split_model import SplitModel
+
+LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
+"""The accuracy drops that Algorithm 1 stores patterns for."""
+
+REFERENCE_DROP = 0.1
+"""Delta_acc of eq. 22: the drop at which layers are compared. Large enough to be measured on a hundred samples."""
+
+_NOISE_SAMPLES = 96
+"""Samples that noise is measured on: it costs a run for each layer and width, and its mean settles quickly."""
+
+
+def compile(
+    model: nn.Module | Profile,
+    request: Request,
+    *,
+    calibration: Iterable[Any] | None = None,
+    example_inputs: Any = None,
+) -> SplitModel:
+    """Compile ``model`` for the device, server, link and accuracy budget of ``request``.
+
+    Args:
+        model: any module that can be traced, or its :class:`Profile`. A module is never modified.
+        calibration: an iterable of batches, each ``inputs`` or ``(inputs, targets)``, on the model's scale; a
+            DataLoader works. It may stand in ``request.calibration`` instead, and is not needed with a profile. Half of
+            the samples serve to plan, the other half to measure what the plan loses.
+        example_inputs: the inputs of one inference (tensor, tuple or dict), by default the first calibration sample.
+
+    Returns:
+        The head, the tail and the plan, with the drop measured.
+
+    Raises:
+        RequestError: the arguments make no sense. InfeasibleError: nothing meets the request. CaptureError, ModelError:
+            the model cannot be compiled. CalibrationError: the data are missing, broken, or do not fit the model.
+    """
+    if not isinstance(request, Request):
+        raise RequestError(f"request: expected a qpart_fx.Request, got {type(request).__name__}")
+    if isinstance(model, Profile):
+        known = model
+    else:
+        data = request.calibration if calibration is None else calibration
+        known = profile(model, data, example_inputs=example_inputs)
+    result = known.compile(request)
+    if debug_level() >= 2:
+        print(result.plan)
+    return result
+
+
+def profile(
+    model: nn.Module,
+    calibration: Iterable[Any] | None,
+    *,
+    metric: Metric | None = None,
+    levels: Sequence[float] = LEVELS,
+    progress: bool = True,
+    example_inputs: Any = None,
+    max_samples: int = 1024,
+) -> Profile:
+    """Learn once all that plans for ``model`` depend on, whatever the request (Algorithm 1, offline).
+
+    Args:
+        calibration: as for :func:`compile`; of more than ``max_samples`` samples, the first are used.
+        metric: ``metric(outputs, targets)``, 1 for a perfect batch and less for a worse one, for models whose output is
+            not class scores of shape (samples, classes).
+        levels: the accuracy drops that patterns are stored for.
+        progress: show a progress bar where there is a terminal.
+
+    Raises:
+        CaptureError, ModelError, CalibrationError, RequestError: as :func:`compile`.
+    """
+    drops = _checked_levels(levels)
+    graph = capture(model)
+    device = next((parameter.device for parameter in graph.parameters()), torch.device("cpu"))
+    batches = [batch.to(device) for batch in read_batches(calibration, max_samples=max_samples)]
+    fit, check = alternate(batches)
+    args, kwargs = _example(example_inputs, fit)
+    analyse(graph, args, kwargs)
+    layers = [node for node in graph.graph.nodes if info(node).parameters]
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no weighted layer: there is nothing to quantize or to cut")
+    chain = _chain_cuts(graph, layers)
+    scorer: Scorer = ClassScores() if metric is None else MetricScores(metric)
+    fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
+    bar = partial(_bar, enabled=progress)
+
+    ranges: dict[str, Range] = {}
+    margins = []
+    crossing = {name for _, cut in chain for name in cut.crossing}
+    for batch in bar(fit, "ranges and margins"):
+        replay = Replay(graph, batch)
+        widen_ranges(ranges, replay, sorted(crossing))
+        _require_finite_scores(scorer, replay, batch)
+        if isinstance(scorer, ClassScores):
+            margins.append(scorer.margins(replay.output))
+            scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
+
+    of_layers, of_cuts = measure_noise(
+        graph,
+        _first(fit, _NOISE_SAMPLES),
+        scorer,
+        layers={node.name: tuple(info(node).weights) for node in layers},
+        crossings=[{name: ranges[name] for name in cut.crossing if name in ranges} for _, cut in chain],
+        progress=lambda items: bar(items, "noise of layers and cuts"),
+    )
+    if isinstance(scorer, ClassScores):
+        distances = np.concatenate(margins)
+        classes = int(scorer.scores(replay.output).shape[1])
+        curve = curve_of_margins(distances, classes)
+        adversarial = float(np.mean(distances**2) / 2)  # sigma* of eq. 22
+    else:
+        curve = curve_of_points(of_layers.noise.ravel(), of_layers.drop.ravel())
+        adversarial = curve.noise_at(REFERENCE_DROP)
+    # rho of eq. 22
+    layer_robustness = of_layers.at_drop(REFERENCE_DROP, curve) / adversarial
+    cut_robustness = of_cuts.at_drop(REFERENCE_DROP, curve) / adversarial
+    return Profile(
+        model=type(model).__name__,
+        layers=tuple(
+            LayerProfile(
+                name=node.name,
+                operation=_operation(graph, node),
+                macs=info(node).macs or 0,
+                parameters=info(node).parameters,
+                elements=info(node).elements,
+                noise=tuple(of_layers.noise[index].tolist()),
+                robustness=float(layer_robustness[index]),
+            )
+            for index, node in enumerate(layers)
+        ),
+        cuts=tuple(
+            CutProfile(
+                cut=cut,
+                layers=p,
+                noise=tuple(of_cuts.noise[index].tolist()),
+                robustness=float(layer_robustness[p - 1] if p else cut_robustness[index]),
+            )
+            for index, (p, cut) in enumerate(chain)
+        ),
+        levels=drops,
+        adversarial_noise=adversarial,
+        curve=curve,
+        reference_drop=REFERENCE_DROP,
+        ranges=ranges,
+        uncounted=uncounted(graph),
+        samples=sum(batch.size for batch in fit),
+        graph=graph,
+        check=check,
+        scorer=scorer,
+    )
+
+
+def split(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    cut: str | Sequence[str] | None = None,
+) -> SplitModel:
+    """Split ``model`` in two at float precision: head then tail is the model, bit for bit.
+
+    Args:
+        args: positional inputs, a tuple, or a single tensor; kwargs: keyword inputs.
+        cut: names of the crossing nodes, ``"input"`` or ``"output"``; by default the cut that halves the MACs best.
+
+    Raises:
+        CaptureError: the model cannot be traced. RequestError: there is no such cut. CalibrationError: the model does
+            not take these inputs.
+    """
+    graph = capture(model)
+    positional, keywords = _arguments(args)
+    analyse(graph, positional, {**keywords, **(kwargs or {})})
+    if cut is None:
+        cuts = find_cuts(graph)
+        chosen = min(cuts, key=lambda place: (abs(place.device_macs - place.server_macs), place.elements))
+    else:
+        chosen = resolve_cut(graph, cut)
+    head, tail = split_at_cut(graph, chosen.crossing, chosen.device_nodes)
+    return SplitModel(head, tail, reference=graph)
+
+
+def analyse(graph: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Annotate every node of ``graph`` with shapes, weights and MACs, for one call with these inputs."""
+    Pipeline([PropagateShapes(args, kwargs), CountParameters(), CountMacs()]).run(graph)
+
+
+def _chain_cuts(graph: GraphModule, layers: Sequence[Node]) -> list[tuple[int, Cut]]:
+    """For p = 0..L the cut after the first p layers that sends least; of equals the last, behind norm and activation.
+
+    The cuts at the very input and output are always there, as "all on the server" and "all on the device". A p at which
+    no cut is legal is left out.
+    """
+    place = {node.name: index for index, node in enumerate(graph.graph.nodes)}
+    starts = [place[layer.name] for layer in layers]
+    cuts = find_cuts(graph)
+    best: dict[int, Cut] = {}
+    for cut in cuts:
+        p = sum(start < cut.size for start in starts)
+        if p not in best or _sent(cut) <= _sent(best[p]):
+            best[p] = cut
+    chain = sorted(best.items())
+    if _sent(chain[0][1]) < _sent(cuts[0]):  # something before the first layer makes the input smaller
+        chain.insert(0, (0, cuts[0]))
+    else:
+        chain[0] = (0, cuts[0])
+    if chain[-1][1] is not cuts[-1]:  # something after the last layer makes the output larger
+        chain.append((len(layers), cuts[-1]))
+    return chain
+
+
+def _sent(cut: Cut) -> int:
+    return 32 * cut.elements + cut.exact_bits
+
+
+def _operation(graph: GraphModule, node: Node) -> str:
+    if node.op == "call_module":
+        return type(graph.get_submodule(str(node.target))).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _example(example_inputs: Any, fit: Sequence[Batch]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if example_inputs is not None:
+        return _arguments(example_inputs)
+    first = fit[0].select(slice(0, 1))
+    return first.args, first.kwargs
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    chosen: list[Batch] = []
+    for batch in batches:
+        if samples > 0:
+            chosen.append(batch.select(slice(0, samples)))
+            samples -= batch.size
+    return chosen
+
+
+def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    drops = tuple(sorted({float(level) for level in levels}))
+    if not drops or not all(0 < drop < 1 for drop in drops):
+        raise RequestError(f"levels = {tuple(levels)}: give accuracy drops between 0 and 1, as fractions")
+    return drops
+
+
+def _require_finite_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
+    if not bool(torch.isfinite(scorer.scores(replay.output)).all()):
+        given = describe_inputs(batch.args, batch.kwargs)
+        raise CalibrationError(f"the model's output is NaN or infinite on calibration inputs {given}: {HOW}")
+
+
+def _bar(items: Sequence[Batch], what: str, *, enabled: bool) -> Iterable[Batch]:
+    from tqdm import tqdm
+
+    bar: Iterable[Batch] = tqdm(items, desc=what, unit="batch", leave=False, disable=None if enabled else True)
+    return bar

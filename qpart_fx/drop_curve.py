@@ -1,0 +1,76 @@
+"""How much accuracy a given noise on the model's output costs: one monotone curve, read in both directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+_POINTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class DropCurve:
+    """Accuracy drop over noise. ``noise``: mean squared L2 norm on the output, ``drop``: a fraction; both increase."""
+
+    noise: Floats
+    drop: Floats
+
+    def drop_at(self, noise: float) -> float:
+        """The drop that ``noise`` causes; 0 without noise."""
+        if noise <= 0:
+            return 0.0
+        return float(np.interp(math.log(noise), np.log(self.noise), self.drop))
+
+    def noise_at(self, drop: float) -> float:
+        """The noise that causes ``drop``; at the ends of what was measured, the noise there."""
+        return float(np.exp(np.interp(drop, self.drop, np.log(self.noise))))
+
+
+def curve_of_margins(margins: Floats, classes: int) -> DropCurve:
+    """The share of answers that noise flips, from the margins between the best and the second class of each sample.
+
+    White noise of squared norm sigma over K scores has variance 2 sigma / K on a difference of two of them, so a margin
+    d flips with probability Phi(-d / sqrt(2 sigma / K)).
+
+    Args:
+        margins: d = z_(1) - z_(2) of every sample, non-negative, shape (samples,).
+        classes: K.
+
+    Raises:
+        CalibrationError: all margins are zero, so that there is no answer to keep.
+    """
+    from scipy.special import ndtr
+
+    scale = float(np.median(margins)) or float(np.max(margins, initial=0.0))
+    if scale <= 0:
+        raise CalibrationError("the model scores its two best classes alike on all calibration samples: is it trained?")
+    deviation = scale * np.logspace(-4, 2, _POINTS)
+    drop = ndtr(-margins[None, :] / deviation[:, None]).mean(axis=1)
+    return DropCurve(noise=deviation**2 * classes / 2, drop=np.maximum.accumulate(drop))
+
+
+def curve_of_points(noise: Floats, drop: Floats) -> DropCurve:
+    """The curve drop = c * sqrt(noise) through measured points: how a smooth metric first answers to noise.
+
+    Flips grow like the square root of the noise; a squared error grows more slowly at first, so that the curve errs on
+    the safe side below the points that it was fitted to.
+
+    Raises:
+        CalibrationError: no point lost between 1 % and 50 % of the metric, so that nothing can be fitted.
+    """
+    used = (drop > 0.01) & (drop < 0.5) & (noise > 0)
+    if not used.any():
+        raise CalibrationError(
+            "the metric lost between 0.01 and 0.5 at none of the noise levels tried: scale it so that it is 1 for a "
+            "perfect and 0 for a useless answer"
+        )
+    slope = float(np.median(drop[used] / np.sqrt(noise[used])))
+    drops = np.logspace(-5, math.log10(0.5), _POINTS)
+    return DropCurve(noise=(drops / slope) ** 2, drop=drops)

@@ -1,0 +1,29 @@
+"""Reading back what qpart_fx wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import container
+from .backends.packed import unpack_split
+from .errors import ArtifactError
+from .model_profile import Profile
+from .profile_file import unpack_profile
+from .split_model import SplitModel
+
+
+def load(path: str | Path) -> Profile | SplitModel:
+    """The :class:`Profile` or :class:`SplitModel` that was saved to ``path``. Nothing in the file is executed.
+
+    Raises:
+        ArtifactError: there is no such file, or it is cut short, damaged, of a later version, or not one of ours.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        kind, manifest, data = container.decode(content, "profile", "split")
+        return unpack_profile(manifest, data) if kind == "profile" else SplitModel(*unpack_split(manifest, data))
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error

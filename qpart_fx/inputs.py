@@ -1,0 +1,49 @@
+"""How a model is called: positional and keyword arguments, described, bound to a graph's placeholders, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.fx import GraphModule
+
+from .errors import CalibrationError
+from .meta import describe
+
+
+def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The values of the placeholders of ``graph_module``, in order, when it is called with ``args`` and ``kwargs``.
+
+    Raises:
+        CalibrationError: an argument is missing, given twice, or unknown.
+    """
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    names = [str(node.target) for node in placeholders]
+    called = f"the model is called as ({', '.join(names)}), and was given {describe_inputs(args, kwargs)}"
+    if len(args) > len(names):
+        raise CalibrationError(f"{len(args)} inputs are too many: {called}")
+    values = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in names or name in values:
+            raise CalibrationError(f"input '{name}' is {'unknown' if name not in names else 'given twice'}: {called}")
+        values[name] = value
+    for node, name in zip(placeholders, names, strict=True):
+        if name not in values:
+            if not node.args:
+                raise CalibrationError(f"input '{name}' is missing: {called}")
+            values[name] = node.args[0]
+    return [values[name] for name in names]
+
+
+def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The inputs in words, for messages: a tensor by its dtype and shape."""
+    words = [_describe(value) for value in args]
+    words += [f"{name}={_describe(value)}" for name, value in kwargs.items()]
+    return ", ".join(words) or "nothing"
+
+
+def _describe(value: Any) -> str:
+    info = describe(value)
+    if hasattr(info, "dtype"):
+        return f"{str(info.dtype).removeprefix('torch.')}{list(info.shape)}"
+    return repr(info) if not hasattr(value, "__array__") else f"{type(value).__name__}{list(value.shape)}"

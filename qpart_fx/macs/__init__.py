@@ -1,0 +1,1 @@
+"""The multiply-adds of one call: the table from operations to handlers, and the handlers."""

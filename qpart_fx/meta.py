@@ -1,0 +1,107 @@
+"""What the analysis passes know about a node: one typed record under one key of ``node.meta``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+
+KEY = "qpart"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Shape and dtype of a tensor that flows along an edge of the graph, for the example inputs."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+    @property
+    def quantizable(self) -> bool:
+        return self.dtype.is_floating_point
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """All that is known offline about one node.
+
+    ``output`` mirrors the structure of the node's value, every tensor replaced by its :class:`TensorInfo`.
+    ``weights`` maps the qualified name of every weight first used by this node to its number of elements.
+    ``macs`` is None where no handler knows the operation.
+    """
+
+    output: Any = None
+    weights: Mapping[str, int] = field(default_factory=dict)
+    macs: int | None = 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.weights.values())
+
+    @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in tensors_in(self.output))
+
+    @property
+    def is_tensor(self) -> bool:
+        return isinstance(self.output, TensorInfo)
+
+
+def info(node: Node) -> NodeInfo:
+    """The record of ``node``; an empty one before the first analysis pass."""
+    record = node.meta.get(KEY)
+    return record if isinstance(record, NodeInfo) else NodeInfo()
+
+
+def set_info(node: Node, **changes: Any) -> None:
+    """Change the named fields of the record of ``node``."""
+    node.meta[KEY] = replace(info(node), **changes)
+
+
+def describe(value: Any) -> Any:
+    """``value`` with every tensor in it replaced by its :class:`TensorInfo`.
+
+    >>> describe((torch.zeros(2, 3), 7))
+    (TensorInfo(shape=(2, 3), dtype=torch.float32), 7)
+    """
+
+    def leaf(item: Any) -> Any:
+        return TensorInfo(tuple(item.shape), item.dtype) if isinstance(item, Tensor) else item
+
+    return map_aggregate(value, leaf)
+
+
+def tensors_in(value: Any) -> Iterator[TensorInfo]:
+    """Every :class:`TensorInfo` within a structure made by :func:`describe`."""
+    found: list[TensorInfo] = []
+
+    def leaf(item: Any) -> Any:
+        if isinstance(item, TensorInfo):
+            found.append(item)
+        return item
+
+    map_aggregate(value, leaf)
+    yield from found
+
+
+def where(node: Node) -> str:
+    """The node and the line of the model's source it came from, for error messages."""
+    frames = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
+    if not frames:
+        return f"node '{node.name}'"
+    file, line = frames[-1].split(",")[:2]
+    return f"node '{node.name}' ({file.removeprefix('File ').strip(chr(34))}:{line.removeprefix(' line ')})"

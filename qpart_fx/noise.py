@@ -1,0 +1,82 @@
+"""Measured noise of layers and cuts, and the paper's parameters read off it (eqs. 18 to 22)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .drop_curve import DropCurve
+
+Floats = NDArray[np.float64]
+
+MEASURED = (2, 3, 4, 6)
+"""The widths at which noise is measured: low ones find where the accuracy breaks, high ones where noise is linear."""
+
+WIDTHS = tuple(range(2, 17))
+"""The widths that a plan can use."""
+
+_LINEAR = 4
+"""From this width on noise falls by 4 a bit; below, a measurement can be off the line by a hundred times."""
+
+_BROKEN = 0.4
+"""A drop beyond this is no measure of how much noise there is: the answers are as good as random."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseTable:
+    """What quantizing one thing alone does to the output: a row for each thing, a column for each of ``MEASURED``.
+
+    ``noise``: mean squared L2 norm of the change of a sample's scores (sigma of eqs. 18, 19). ``drop``: the accuracy
+    that went with it, a fraction, measured on ``samples`` samples.
+    """
+
+    noise: Floats
+    drop: Floats
+    samples: int
+
+    def at_drop(self, drop: float, curve: DropCurve) -> Floats:
+        """The noise at which each row has lost ``drop`` of the accuracy, the numerator of eq. 22; shape (rows,).
+
+        Taken from the width whose measured drop is nearest, and carried from there to ``drop`` along ``curve``: between
+        two widths noise jumps by more than can be interpolated. A row that no width disturbs, or that every width
+        breaks, stands as much as ``curve`` says for the output itself.
+        """
+        least = 0.5 / self.samples
+        usable = (self.drop > least) & (self.drop < _BROKEN) & (self.noise > 0)
+        distance = np.where(usable, np.abs(np.log(np.maximum(self.drop, least) / drop)), np.inf)
+        nearest = distance.argmin(axis=1)
+        reference = curve.noise_at(drop)
+        found = np.full(len(self.noise), reference)
+        for row, column in enumerate(nearest):
+            if usable[row, column]:
+                found[row] = self.noise[row, column] * reference / curve.noise_at(float(self.drop[row, column]))
+        return found
+
+
+def noise_at_zero_bits(measured: Floats) -> Floats:
+    """s of eqs. 18 and 19, the factor before ``4**-bits``: the geometric mean over the widths where noise is linear.
+
+    Args:
+        measured: noise at ``MEASURED``, shape (rows, len(MEASURED)). Returns shape (rows,).
+    """
+    widths = np.array(MEASURED, dtype=np.float64)
+    linear = widths >= _LINEAR
+    with np.errstate(divide="ignore"):
+        logs = np.log(measured[:, linear] * 4.0 ** widths[linear])
+    return np.asarray(np.exp(logs.mean(axis=1)))
+
+
+def noise_by_width(measured: Floats) -> Floats:
+    """The noise at each of ``WIDTHS``, shape (rows, len(WIDTHS)), never rising with the width.
+
+    On the line of eqs. 18 and 19 where noise is linear, and as measured below: there the line can be a hundred times
+    too low, and a width chosen by it would break the accuracy.
+    """
+    table = noise_at_zero_bits(measured)[:, None] * 4.0 ** -np.array(WIDTHS, dtype=np.float64)
+    for column, width in enumerate(MEASURED):
+        if width < _LINEAR:
+            place = WIDTHS.index(width)
+            table[:, place] = np.maximum(table[:, place], measured[:, column])
+    return np.asarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])

@@ -1,0 +1,143 @@
+"""A plan: where the graph is cut, how many bits each weight gets, what it costs, and what is known of its accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import ArtifactError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERSION = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PlannedLayer:
+    """A weighted layer in a plan. ``bits`` is None for a layer on the server, whose weights stay in float."""
+
+    name: str
+    operation: str
+    macs: int
+    parameters: int
+    bits: int | None
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of its weights in the head (eq. 14)."""
+        return (self.bits or 0) * self.parameters / 8
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class CutPrice:
+    """What the best pattern at one cut would cost under the same request (one point of the paper's Fig. 5)."""
+
+    cut: tuple[str, ...]
+    layers: int
+    time_s: float
+    energy_j: float
+    cost: float
+    objective: float
+    feasible: bool
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Plan:
+    """The compiler's answer to a request. Times and energies are for one inference, a download's share included.
+
+    ``cut``: names of the crossing nodes. ``device_nodes``: every node on the device. ``activation_bits``: the width of
+    each crossing value that is quantized. ``download_bytes`` and ``upload_bytes`` are the payloads of eq. 14.
+    ``device_memory_bytes``: the weights at their widths and the peak of live activations. ``lower_bound``: proven on
+    ``objective``, None where the method proves none. Accuracies are fractions; ``measured_drop``, ``drop_upper_bound``
+    (which the true drop exceeds with probability 1 - ``confidence`` at most) and ``samples`` are None where nothing was
+    measured; ``labelled`` says whether the drop is one of accuracy or of agreement with the float model.
+    """
+
+    model: str
+    method: str
+    max_accuracy_drop: float
+    cut: tuple[str, ...]
+    device_nodes: tuple[str, ...]
+    layers: tuple[PlannedLayer, ...]
+    activation_bits: dict[str, int]
+    time_s: float
+    energy_j: float
+    cost: float
+    objective: float
+    prices: dict[str, float]
+    download_bytes: int
+    upload_bytes: int
+    device_memory_bytes: int
+    inferences_per_download: int
+    by_cut: tuple[CutPrice, ...] = ()
+    lower_bound: float | None = None
+    predicted_drop: float | None = None
+    measured_drop: float | None = None
+    drop_upper_bound: float | None = None
+    confidence: float | None = None
+    samples: int | None = None
+    labelled: bool | None = None
+
+    @property
+    def weight_bits(self) -> dict[str, int]:
+        """Bits of each weighted node on the device."""
+        return {layer.name: layer.bits for layer in self.layers if layer.bits is not None}
+
+    def with_evidence(self, **evidence: Any) -> Plan:
+        """The same plan with what was measured of its accuracy."""
+        return replace(self, **evidence)
+
+    def to_json(self) -> str:
+        """The plan as JSON, with the version of its format; :meth:`from_json` gives an equal plan."""
+        return json.dumps({"format": "qpart.plan", "version": VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """The plan that :meth:`to_json` wrote.
+
+        Raises:
+            ArtifactError: the text is not JSON, not a plan, of a later version, or a field of it is wrong.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"not a plan: it is not JSON ({error})") from None
+        if not isinstance(data, Mapping) or data.get("format") != "qpart.plan":
+            raise ArtifactError("not a plan: the JSON has no field format = 'qpart.plan'")
+        if data.get("version") != VERSION:
+            raise ArtifactError(f"a plan of version {data.get('version')!r}: this qpart_fx reads version {VERSION}")
+        try:
+            return _ADAPTER.validate_python({key: data[key] for key in data if key not in ("format", "version")})
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            where = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in problems[:5])
+            raise ArtifactError(f"not a valid plan: {where}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_json` to ``path``."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Bits by layer, and the prices by cut as in the paper's Fig. 5; written to ``path`` if one is given.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed (the extra ``plot``).
+        """
+        from .plot import plot_plan
+
+        return plot_plan(self, path)
+
+    def __str__(self) -> str:
+        from .plan_table import table
+
+        return table(self)
+
+
+_ADAPTER = TypeAdapter(Plan)

@@ -1,0 +1,84 @@
+"""A profile as one file: its tables as JSON, its graph, its weights. The calibration data are not in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from . import container
+from .backends.packed import read_checked, read_graph, write_graph
+from .cut import Cut
+from .drop_curve import DropCurve
+from .model_profile import CutProfile, LayerProfile, Profile
+from .passes.count_parameters import CountParameters
+from .scores import ClassScores
+
+_LAYERS = TypeAdapter(tuple[LayerProfile, ...])
+_NUMBERS = TypeAdapter(list[float])
+_RANGES = TypeAdapter(dict[str, tuple[float, float]])
+_NAMES = TypeAdapter(dict[str, str])
+_CUTS = TypeAdapter(tuple[CutProfile, ...])
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Write ``profile`` to ``path``, whole or not at all."""
+    record, data = write_graph(profile.graph)
+    manifest = {"graph": record, "profile": _to_record(profile)}
+    container.write_file(path, container.encode("profile", manifest, data))
+
+
+def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
+    """The profile in a file's manifest and data; it has no samples to measure plans on.
+
+    Raises:
+        ArtifactError: the manifest is malformed.
+    """
+
+    def read() -> Profile:
+        graph, _ = read_graph(manifest["graph"], data)
+        CountParameters().run(graph)
+        record = manifest["profile"]
+        order = tuple(record["order"])
+        cuts = [{**place, "cut": {**place["cut"], "order": order}} for place in record["cuts"]]
+        noise, drop = (_NUMBERS.validate_python(record["curve"][name]) for name in ("noise", "drop"))
+        return Profile(
+            model=str(record["model"]),
+            layers=_LAYERS.validate_python(record["layers"]),
+            cuts=_CUTS.validate_python(cuts),
+            levels=tuple(_NUMBERS.validate_python(record["levels"])),
+            adversarial_noise=float(record["adversarial_noise"]),
+            curve=DropCurve(np.array(noise), np.array(drop)),
+            reference_drop=float(record["reference_drop"]),
+            ranges=_RANGES.validate_python(record["ranges"]),
+            uncounted=_NAMES.validate_python(record["uncounted"]),
+            samples=int(record["samples"]),
+            graph=graph,
+            check=(),
+            scorer=ClassScores(),
+        )
+
+    return read_checked(read)
+
+
+def _to_record(profile: Profile) -> dict[str, Any]:
+    return {
+        "model": profile.model,
+        "layers": [asdict(layer) for layer in profile.layers],
+        "order": profile.cuts[0].cut.order,
+        "cuts": [{**asdict(place), "cut": _without_order(place.cut)} for place in profile.cuts],
+        "levels": profile.levels,
+        "adversarial_noise": profile.adversarial_noise,
+        "curve": {"noise": profile.curve.noise.tolist(), "drop": profile.curve.drop.tolist()},
+        "reference_drop": profile.reference_drop,
+        "ranges": dict(profile.ranges),
+        "uncounted": dict(profile.uncounted),
+        "samples": profile.samples,
+    }
+
+
+def _without_order(cut: Cut) -> dict[str, Any]:
+    return {name: value for name, value in asdict(cut).items() if name != "order"}

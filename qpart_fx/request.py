@@ -1,0 +1,194 @@
+"""What a device asks for: its accuracy budget, its own speed, the server, the link, and what it minds paying for.
+
+Every field is validated on construction and carries its unit in its name; a mistake raises
+:class:`~qpart_fx.RequestError` naming the field. Requests are immutable: ``dataclasses.replace`` makes variants.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, field
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic.dataclasses import dataclass
+
+from . import channel
+from .errors import RequestError
+
+T = TypeVar("T")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Width = Annotated[int, Field(ge=2, le=16)]
+
+PAPER_KAPPA = 1e-27
+"""Energy of a device cycle is kappa * clock^2, in J. Table II's value is not legible in our copy of the paper; this one
+gives 0.04 nJ a cycle at 200 MHz, as small processors of that class need."""
+
+PAPER_SERVER_PRICE_PER_S = 1.0
+"""zeta of eq. 8, likewise not legible. See ``Request.paper`` for what other values do."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
+def _validated(cls: type[T]) -> type[T]:
+    """A frozen pydantic dataclass whose mistakes raise :class:`RequestError`."""
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    made: Any = dataclass(frozen=True, config=config)(cls)
+    validating_init: Callable[..., None] = made.__init__
+
+    @functools.wraps(validating_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            validating_init(self, *args, **kwargs)
+        except ValidationError as error:
+            raise RequestError(_explain(made, error)) from None
+
+    made.__init__ = init
+    return made  # type: ignore[no-any-return]  # pydantic's decorator forgets the class it was given
+
+
+def _explain(cls: Any, error: ValidationError) -> str:
+    names = list(cls.__dataclass_fields__)
+    lines = []
+    for problem in error.errors(include_url=False):
+        first, *rest = problem["loc"]
+        if isinstance(first, int):  # a positional argument
+            first = names[first] if first < len(names) else first
+        location = ".".join(str(part) for part in (cls.__name__, first, *rest))
+        given = "" if problem["type"].startswith("missing") else f" = {problem['input']!r}"
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{location}{given}: {message[0].lower()}{message[1:]}")
+    return "; ".join(lines)
+
+
+def _widths(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if not widths:
+        raise ValueError("name at least one width, from 2 to 16 bits")
+    return tuple(sorted(set(widths)))
+
+
+@_validated
+class Device:
+    """The device that runs the head.
+
+    ``clock_hz``: cycles a second (f of eq. 5). ``cycles_per_mac``: gamma of eq. 5. ``kappa``: energy of a cycle is
+    kappa * clock_hz**2 joules (eq. 6). ``memory_bytes``: what the head's weights and the peak of its live activations
+    must fit in, None for no limit. ``weight_bits``: the widths that the device can store, from 2 to 16.
+    """
+
+    clock_hz: Positive
+    cycles_per_mac: Positive
+    kappa: NonNegative = PAPER_KAPPA
+    memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    weight_bits: Annotated[tuple[Width, ...], AfterValidator(_widths)] = tuple(range(2, 17))
+
+
+@_validated
+class Server:
+    """The server that runs the tail. ``price_per_s``: what a second of it costs (zeta of eq. 8)."""
+
+    clock_hz: Positive
+    cycles_per_mac: Positive
+    price_per_s: NonNegative = 0.0
+
+
+@_validated
+class Link:
+    """The link between device and server, seen from the device.
+
+    ``uplink_bps`` carries activations, ``downlink_bps`` heads. ``transmit_power_w`` and ``receive_power_w`` are what
+    the device spends while it sends and receives. ``round_trip_s`` is paid once an inference.
+    """
+
+    uplink_bps: Positive
+    downlink_bps: Positive
+    round_trip_s: NonNegative = 0.0
+    transmit_power_w: NonNegative = 1.0
+    receive_power_w: NonNegative = 0.0
+
+    @classmethod
+    def from_snr(cls, bandwidth_hz: float, snr: float, *, downlink_snr: float | None = None, **others: float) -> Link:
+        """A link at the channel's capacity (eq. 13); ``others`` are further fields of :class:`Link`.
+
+        >>> Link.from_snr(20e6, snr=3.0, transmit_power_w=1.0).uplink_bps
+        40000000.0
+        """
+        uplink = channel.capacity_bps(bandwidth_hz, snr)
+        downlink = uplink if downlink_snr is None else channel.capacity_bps(bandwidth_hz, downlink_snr)
+        return cls(uplink_bps=uplink, downlink_bps=downlink, **others)
+
+    @classmethod
+    def rayleigh(
+        cls,
+        bandwidth_hz: float,
+        large_scale_gain: float,
+        noise_w_per_hz: float,
+        *,
+        seed: int,
+        transmit_power_w: float = 1.0,
+        server_power_w: float | None = None,
+        **others: float,
+    ) -> Link:
+        """A link under one draw of Rayleigh fading (eqs. 11-13).
+
+        Both directions see the same gain; the server sends with ``server_power_w``, by default the device's power.
+        The same ``seed`` gives the same link.
+        """
+        gain = float(channel.rayleigh_gains(large_scale_gain, 1, np.random.default_rng(seed))[0])
+        return cls.from_snr(
+            bandwidth_hz,
+            channel.snr(transmit_power_w, gain, noise_w_per_hz, bandwidth_hz),
+            downlink_snr=channel.snr(server_power_w or transmit_power_w, gain, noise_w_per_hz, bandwidth_hz),
+            transmit_power_w=transmit_power_w,
+            **others,
+        )
+
+
+@_validated
+class Objective:
+    """The weights of eq. 17: minimise ``time`` * seconds + ``energy`` * joules + ``cost`` * price."""
+
+    time: NonNegative = 1.0
+    energy: NonNegative = 1.0
+    cost: NonNegative = 1.0
+
+
+@_validated
+class Request:
+    """All that decides which plan a device gets.
+
+    ``max_accuracy_drop``: the accuracy that may be lost, a fraction (0.01 is one percentage point).
+    ``inferences_per_download``: how often a downloaded head is used; its download is paid a share of 1/N an inference.
+    ``device_holds_head``: nothing is downloaded. ``deadline_s`` and ``energy_budget_j`` limit one inference, the
+    download's share included. ``calibration``: batches for :func:`qpart_fx.compile`; it takes no part in comparisons.
+    """
+
+    max_accuracy_drop: Fraction
+    device: Device
+    server: Server
+    link: Link
+    objective: Objective = Objective()  # immutable
+    inferences_per_download: Annotated[int, Field(ge=1)] = 1
+    device_holds_head: bool = False
+    deadline_s: Positive | None = None
+    energy_budget_j: Positive | None = None
+    _: KW_ONLY
+    calibration: SkipValidation[Iterable[Any] | None] = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def paper(cls, max_accuracy_drop: float = 0.01, **others: Any) -> Request:
+        """Table II of the paper: a 200 MHz device, a 3 GHz server, 200 Mbit/s both ways at 1 W, all weights one.
+
+        The head is paid for at every inference, as in the paper; whether a cut inside the network then pays depends on
+        the server's price. ``others`` are further fields of :class:`Request`, or replace those of the table.
+        """
+        table: dict[str, Any] = {
+            "device": Device(clock_hz=200e6, cycles_per_mac=5.0, kappa=PAPER_KAPPA),
+            "server": Server(clock_hz=3e9, cycles_per_mac=1.25, price_per_s=PAPER_SERVER_PRICE_PER_S),
+            "link": Link(uplink_bps=200e6, downlink_bps=200e6, transmit_power_w=1.0, receive_power_w=1.0),
+        }
+        return cls(max_accuracy_drop=max_accuracy_drop, **{**table, **others})

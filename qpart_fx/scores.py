@@ -1,0 +1,138 @@
+"""What counts as accuracy: the share of right class scores, or the user's own metric."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .calibration import Batch
+from .errors import CalibrationError
+
+Metric = Callable[[Any, Any], float]
+"""``metric(outputs, targets)``: 1 for a perfect batch, less for a worse one; averaged over batches by their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The split against the model on one batch: sums over its samples.
+
+    ``reference`` and ``accuracy``: right answers of the model and of the split. ``lost``: answers that were right and
+    are no longer; None for a metric, which does not say.
+    """
+
+    reference: float
+    accuracy: float
+    lost: int | None
+    samples: int
+
+
+class Scorer(ABC):
+    """Compares outputs of the model with outputs of a quantized version of it."""
+
+    @abstractmethod
+    def scores(self, output: Any) -> Tensor:
+        """What noise is measured on: floating point, shape (samples, scores)."""
+
+    @abstractmethod
+    def compare(self, clean: Any, output: Any, batch: Batch) -> Comparison:
+        """The accuracy of ``output`` beside that of ``clean``, the model's own."""
+
+    @abstractmethod
+    def drop(self, clean: Any, output: Any, batch: Batch) -> float:
+        """The accuracy that is lost at most, a fraction: what plans are made by."""
+
+    def noise(self, clean: Any, output: Any) -> float:
+        """Squared L2 norm of the change of the scores, summed over the samples."""
+        return float((self.scores(output) - self.scores(clean)).double().square().sum())
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores(Scorer):
+    """The output, or the first tensor in it, scores classes: shape (samples, classes).
+
+    Without targets, the model's own answers stand for the right ones.
+    """
+
+    def scores(self, output: Any) -> Tensor:
+        scores = _first_tensor(output)
+        if scores is None or scores.dim() != 2 or scores.shape[1] < 2 or not scores.is_floating_point():
+            got = "no tensor" if scores is None else f"{str(scores.dtype).removeprefix('torch.')}{list(scores.shape)}"
+            raise CalibrationError(
+                f"the model's output is {got}, not class scores of shape (samples, classes): pass metric=, a function "
+                "of (outputs, targets) that is 1 for a perfect batch and less for a worse one"
+            )
+        return scores
+
+    def compare(self, clean: Any, output: Any, batch: Batch) -> Comparison:
+        before, after = self.scores(clean).argmax(1), self.scores(output).argmax(1)
+        right = before if batch.targets is None else self._labels(batch.targets, self.scores(clean))
+        was, is_now = before == right, after == right
+        return Comparison(float(was.sum()), float(is_now.sum()), int((was & ~is_now).sum()), len(right))
+
+    def drop(self, clean: Any, output: Any, batch: Batch) -> float:
+        """The share of changed answers: the drop cannot be more, and it is a steadier figure than the drop itself."""
+        return float((self.scores(clean).argmax(1) != self.scores(output).argmax(1)).double().mean())
+
+    def margins(self, output: Any) -> NDArray[np.float64]:
+        """z_(1) - z_(2) of every sample, shape (samples,)."""
+        best = self.scores(output).double().topk(2, dim=1).values
+        return np.asarray((best[:, 0] - best[:, 1]).cpu().numpy(), dtype=np.float64)
+
+    @staticmethod
+    def _labels(targets: Tensor, scores: Tensor) -> Tensor:
+        if targets.dim() != 1 or targets.is_floating_point() or targets.is_complex():
+            raise CalibrationError(
+                f"targets are {targets.dtype} of shape {list(targets.shape)}, not class indices of shape (samples,): "
+                "convert them, or pass metric="
+            )
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < scores.shape[1]:
+            raise CalibrationError(
+                f"targets run from {int(targets.min())} to {int(targets.max())}, but the model scores "
+                f"{scores.shape[1]} classes, 0 and up"
+            )
+        return targets.to(scores.device)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricScores(Scorer):
+    """The user's own measure of accuracy."""
+
+    metric: Metric
+
+    def scores(self, output: Any) -> Tensor:
+        scores = _first_tensor(output)
+        if scores is None or not scores.is_floating_point() or scores.dim() == 0:
+            raise CalibrationError("the model's output holds no floating-point tensor with a batch dimension")
+        return scores.flatten(1) if scores.dim() > 1 else scores[:, None]
+
+    def compare(self, clean: Any, output: Any, batch: Batch) -> Comparison:
+        return Comparison(
+            reference=self._value(clean, batch) * batch.size,
+            accuracy=self._value(output, batch) * batch.size,
+            lost=None,
+            samples=batch.size,
+        )
+
+    def drop(self, clean: Any, output: Any, batch: Batch) -> float:
+        return max(0.0, self._value(clean, batch) - self._value(output, batch))
+
+    def _value(self, output: Any, batch: Batch) -> float:
+        value = float(self.metric(output, batch.targets))
+        if not math.isfinite(value):
+            raise CalibrationError(f"the metric returned {value} on a batch of {batch.size} samples: it must be finite")
+        return value
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((value for value in values if isinstance(value, torch.Tensor)), None)

@@ -1,0 +1,1 @@
+"""Bits and cuts from tables of numbers: neither torch nor graphs are known here."""

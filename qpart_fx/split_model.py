@@ -1,0 +1,120 @@
+"""The compiler's product: a head for the device, a tail for the server, and the plan they were made by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from .calibration import read_batches
+from .errors import CalibrationError, RequestError
+from .plan import Plan
+from .scores import ClassScores, Metric, MetricScores
+
+if TYPE_CHECKING:
+    from .passes.verify_accuracy import Evidence
+
+
+class SplitModel(nn.Module):
+    """A model in two parts. Called as the model is, it runs the head, then the tail: what a deployment computes.
+
+    ``head(*args, **kwargs)`` returns the tuple of crossing values, ``tail(*payload)`` the model's output in the model's
+    own structure. Both are ordinary graph modules: move them with ``.to``, compile them, read their ``code``. ``plan``
+    is None for a split that quantizes nothing.
+    """
+
+    head: GraphModule
+    tail: GraphModule
+
+    def __init__(
+        self, head: GraphModule, tail: GraphModule, plan: Plan | None = None, *, reference: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.tail = tail
+        self.plan = plan
+        self._reference = (reference,)  # in a tuple: the float model is no part of this one's state
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tail(*self.head(*args, **kwargs))
+
+    def verify(
+        self,
+        data: Iterable[Any],
+        *,
+        reference: nn.Module | None = None,
+        metric: Metric | None = None,
+        confidence: float = 0.95,
+        max_samples: int = 1 << 40,
+    ) -> Evidence:
+        """Measure the drop against the float model on ``data``, batches as for calibration that served no other
+        purpose.
+
+        Args:
+            reference: the float model; needed for a split that comes from a file.
+            metric: as for :func:`qpart_fx.profile`; without one, class scores are compared.
+
+        Raises:
+            CalibrationError: the data are missing, broken, or do not fit the model.
+            RequestError: there is no float model to compare with.
+        """
+        from .passes.verify_accuracy import verify_accuracy
+
+        model = reference if reference is not None else self._reference[0]
+        if model is None:
+            raise RequestError("this split comes from a file without its float model: pass it as reference=")
+        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        batches = [batch.to(device) for batch in read_batches(data, max_samples=max_samples)]
+        scorer = ClassScores() if metric is None else MetricScores(metric)
+        was_training = model.training
+        model.eval()
+        try:
+            return verify_accuracy(model, self, batches, scorer, confidence=confidence)
+        except RuntimeError as error:
+            raise CalibrationError(f"the data do not fit the model: {error}") from error
+        finally:
+            model.train(was_training)
+
+    def packed_head(self) -> bytes:
+        """The one file that the device downloads: the head with its weights packed at their bits."""
+        from .backends.packed import pack_head
+
+        return pack_head(self.head)
+
+    def pack_activation(self, payload: tuple[Any, ...]) -> bytes:
+        """What crosses the wire for one call of the head, each tensor packed at its bits."""
+        from .backends.activation import pack_payload
+
+        return pack_payload(self.head, payload)
+
+    def unpack_activation(self, data: bytes) -> tuple[Any, ...]:
+        """The payload that :meth:`pack_activation` packed, equal to the last bit.
+
+        Raises:
+            ArtifactError: the bytes are damaged, or come from another head.
+        """
+        from .backends.activation import unpack_payload
+
+        return unpack_payload(self.head, data)
+
+    def save(self, path: str | Path) -> None:
+        """Write head, tail and plan to one file, which :func:`qpart_fx.load` reads back bit for bit; nothing is
+        pickled."""
+        from .backends.packed import pack_split
+        from .container import write_file
+
+        write_file(Path(path), pack_split(self.head, self.tail, self.plan))
+
+    def export(self, backend: str, directory: str | Path) -> list[Path]:
+        """Write the files that ``backend`` makes of head and tail into ``directory``, and return their paths.
+
+        Raises:
+            RequestError: there is no such backend; the message names those there are.
+        """
+        from .backends import get_backend
+
+        return get_backend(backend).export(self.head, self.tail, self.plan, Path(directory))
