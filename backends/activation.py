@@ -43,7 +43,11 @@ def pack_payload(head: GraphModule, payload: tuple[Any, ...]) -> bytes:
         raise RequestError(f"the head returns a tuple of {len(quantizers)} values: pass it as it is")
     header, pieces = [_MAGIC, bytes([len(payload)])], []
     for value, quantizer in zip(payload, quantizers, strict=True):
-        kind, sizes, piece = _pack(value, quantizer)
+        try:
+            kind, sizes, piece = _pack(value, quantizer)
+        except (ValueError, struct.error) as error:
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise RequestError(f"a value of type {what} in the payload cannot be sent: {error}") from error
         header.append(struct.pack(f"<BB{len(sizes)}I", kind, len(sizes), *sizes))
         pieces.append(piece)
     content = b"".join([*header, *pieces])
@@ -63,7 +67,7 @@ def unpack_payload(head: GraphModule, data: bytes) -> tuple[Any, ...]:
         raise ArtifactError(f"the activation holds {data[4]} values, and this head sends {len(quantizers)}")
     try:
         return _unpack(data, quantizers)
-    except (struct.error, IndexError, ValueError, TypeError) as error:
+    except (struct.error, IndexError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"the activation is malformed: {error}") from error

@@ -40,7 +40,7 @@ def unpack_side(content: bytes) -> GraphModule:
         ArtifactError: the file is damaged, of a later version, or calls unknown operations.
     """
     _, manifest, data = container.decode(content, "head", "tail")
-    return read_checked(lambda: read_graph(manifest["graph"], data)[0])
+    return read_checked(lambda: _whole(*read_graph(manifest["graph"], data), data))
 
 
 def pack_split(head: GraphModule, tail: GraphModule, plan: Plan | None) -> bytes:
@@ -60,7 +60,7 @@ def unpack_split(manifest: dict[str, Any], data: memoryview) -> tuple[GraphModul
 
     def read() -> tuple[GraphModule, GraphModule, Plan | None]:
         head, used = read_graph(manifest["head"], data)
-        tail, _ = read_graph(manifest["tail"], data[used:])
+        tail = _whole(*read_graph(manifest["tail"], data[used:]), data[used:])
         return head, tail, None if manifest["plan"] is None else Plan.from_json(manifest["plan"])
 
     return read_checked(read)
@@ -80,11 +80,17 @@ def read_graph(record: dict[str, Any], data: memoryview) -> tuple[GraphModule, i
     return graph_module, used
 
 
+def _whole(graph_module: GraphModule, used: int, data: memoryview) -> GraphModule:
+    if used != len(data):
+        raise ArtifactError(f"the file's tensors take {used:,} bytes, and it holds {len(data):,}")
+    return graph_module
+
+
 def read_checked(read: Callable[[], T]) -> T:
     """What ``read`` returns; a manifest that is not of the form it expects is an error of the file."""
     try:
         return read()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"the file's manifest is malformed: {type(error).__name__}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch.fx import GraphModule, Node
 
@@ -18,12 +18,13 @@ _SENDABLE = (bool, int, float, type(None))
 def find_cuts(graph_module: GraphModule) -> list[Cut]:
     """Every legal cut that is a prefix of the graph's order, from nothing but the inputs to everything on the device.
 
-    A cut is legal when only tensors and plain numbers cross. Needs the shapes of the nodes; counts their MACs. Prefixes
-    that the same values cross are one cut, the shortest of them. Takes time linear in the graph and in what crosses.
+    A cut is legal when only tensors and plain numbers cross, and no two of the tensors share memory that the server
+    writes to: what it receives are copies. Needs the records of PropagateShapes; counts MACs. Prefixes that the same
+    values cross are one cut, the shortest of them. Takes time linear in the graph and in what crosses.
     """
     cuts: list[Cut] = []
-    for cut, legal in _prefixes(_inner_nodes(graph_module)):
-        if legal and not (cuts and cuts[-1].crossing == cut.crossing):
+    for cut, obstacle in _prefixes(_inner_nodes(graph_module)):
+        if not obstacle and not (cuts and cuts[-1].crossing == cut.crossing):
             cuts.append(cut)
     return cuts
 
@@ -63,24 +64,37 @@ def _smallest_cut(graph_module: GraphModule, wanted: set[Node]) -> Cut:
         pending.extend(source for source in node.all_input_nodes if source not in device)
     # The device's nodes first, then the rest: an order as good as the graph's, of which this cut is a prefix.
     order = [node for node in nodes if node in device] + [node for node in nodes if node not in device]
-    cut, legal = next(prefix for prefix in _prefixes(order) if prefix[0].size == len(device))
+    cut, obstacle = next(prefix for prefix in _prefixes(order) if prefix[0].size == len(device))
     names = {node.name for node in wanted}
     given = ", ".join(sorted(names))
     if also := [name for name in cut.crossing if name not in names]:
         raise RequestError(f"cut: not only {given} would cross, but also {', '.join(also)}; name all of them")
     if unused := sorted(names - set(cut.crossing)):
         raise RequestError(f"cut: nothing on the server would use {', '.join(unused)}; leave it out")
-    if not legal:
-        raise RequestError(f"cut: of {given}, at least one is neither a tensor nor a number, and cannot be sent")
+    if obstacle := obstacle or _reordered_write(nodes, device):
+        raise RequestError(f"cut: {given} is no legal cut: {obstacle}")
     return cut
 
 
-def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, bool]]:
-    """Every prefix of ``order`` as a cut, from all the inputs on, and whether it is legal."""
+def _reordered_write(nodes: Sequence[Node], device: set[Node]) -> str:
+    """Why the device's nodes may not run before all others: one writes in place to what another touches."""
+    for place, writer in enumerate(nodes):
+        written = info(writer).writes
+        for other_place, other in enumerate(nodes) if written else ():
+            late, early = (writer, other) if place > other_place else (other, writer)
+            touched = info(other).storages.union(*(info(source).storages for source in other.all_input_nodes))
+            if late in device and early not in device and written & touched:
+                return f"'{writer.name}' writes in place to what '{other.name}' touches, and they would change places"
+    return ""
+
+
+def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
+    """Every prefix of ``order`` as a cut, from all the inputs on, and why it is not legal ("" when it is)."""
     position = {node: place for place, node in enumerate(order)}
     last_use = {node: max((position.get(user, len(order)) for user in node.users), default=-1) for node in order}
     names = tuple(node.name for node in order)
     inputs = sum(node.op == "placeholder" for node in order)
+    last_write = {storage: place for place, node in enumerate(order) for storage in info(node).writes}
     total = sum(info(node).macs or 0 for node in order)
     alive: dict[Node, None] = {}  # a dict for its order
     macs = live = peak = 0
@@ -110,7 +124,24 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, bool]]:
             size=place + 1,
             order=names,
         )
-        yield cut, len(tensors) + len(numbers) == len(outputs)
+        yield cut, _obstacle(alive, last_write, place)
+
+
+def _obstacle(crossing: Iterable[Node], last_write: Mapping[int, int], place: int) -> str:
+    seen: dict[int, Node] = {}
+    for node in crossing:
+        record = info(node)
+        if not isinstance(record.output, TensorInfo) and type(record.output) not in _SENDABLE:
+            return f"'{node.name}' is neither a tensor nor a number, and cannot be sent"
+        for storage in record.storages:
+            if last_write.get(storage, -1) <= place:
+                continue
+            if other := seen.get(storage):
+                return (
+                    f"'{other.name}' and '{node.name}' share memory that the server writes to, and are sent as copies"
+                )
+            seen[storage] = node
+    return ""
 
 
 def _inner_nodes(graph_module: GraphModule) -> list[Node]:

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpart_fx.errors import CalibrationError
 from qpart_fx.inputs import describe_inputs, positional
-from qpart_fx.meta import describe, set_info, where
+from qpart_fx.meta import describe, set_info, tensors_of, where
 from qpart_fx.pass_manager import Pass, PassResult
 
 
 @dataclass(frozen=True)
 class PropagateShapes(Pass):
-    """Sets ``info(node).output`` of every node, as it is when the model is called with ``args`` and ``kwargs``.
+    """Sets ``output``, ``storages`` and ``writes`` of every node's record, for one call with ``args`` and ``kwargs``.
 
     Raises:
         CalibrationError: the model does not take these inputs; the message names the node that failed.
@@ -36,6 +37,12 @@ class PropagateShapes(Pass):
 
 
 class _Recorder(Interpreter):
+    """Runs the graph and keeps every value, so that no memory is used twice and its address names it."""
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        super().__init__(graph_module, garbage_collect_values=False)
+        self._versions: dict[int, int] = {}
+
     def run_node(self, n: Node) -> Any:
         try:
             value = super().run_node(n)
@@ -44,5 +51,19 @@ class _Recorder(Interpreter):
             raise CalibrationError(
                 f"{where(n)} does not accept the example inputs: {error} (it got {inputs})"
             ) from error
-        set_info(n, output=describe(value))
+        touched = [tensor for source in n.all_input_nodes for tensor in tensors_of(self.env[source])]
+        writes = {_storage(tensor) for tensor in touched if self._versions[_storage(tensor)] != tensor._version}
+        made = tensors_of(value)
+        for tensor in (*touched, *made):
+            self._versions[_storage(tensor)] = tensor._version
+        set_info(
+            n,
+            output=describe(value),
+            storages=frozenset(_storage(tensor) for tensor in made if tensor.numel()),
+            writes=frozenset(writes),
+        )
         return value
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -29,6 +29,7 @@ class QuantizePayload(Pass):
         if node.name not in self.quantizers:
             return node
         name = f"quantize_{node.name}"
-        graph_module.add_submodule(name, FakeQuantize(self.quantizers[node.name]).eval())
+        device = next((tensor.device for tensor in graph_module.state_dict().values()), None)
+        graph_module.add_submodule(name, FakeQuantize(self.quantizers[node.name]).eval().to(device))
         with graph_module.graph.inserting_before(graph_module.graph.output_node()):
             return graph_module.graph.call_module(name, (node,))

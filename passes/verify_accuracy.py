@@ -55,7 +55,7 @@ def verify_accuracy(
         for batch in batches:
             labelled = batch.targets is not None
             for chunk in batch.chunks(CHUNK):
-                clean, output = model(*chunk.args, **chunk.kwargs), split(*chunk.args, **chunk.kwargs)
+                clean, output = (run(*own.args, **own.kwargs) for run, own in ((model, chunk.copy()), (split, chunk)))
                 found = scorer.compare(clean, output, chunk)
                 reference += found.reference
                 accuracy += found.accuracy

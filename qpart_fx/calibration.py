@@ -48,10 +48,19 @@ class Batch:
         args, kwargs = map_aggregate(self.args, move), map_aggregate(dict(self.kwargs), move)
         return Batch(tuple(args), dict(kwargs), move(self.targets), self.size)
 
+    def copy(self) -> Batch:
+        """The same batch in memory of its own, for a model that may write to its inputs."""
+        args, kwargs = map_aggregate(self.args, _clone), map_aggregate(dict(self.kwargs), _clone)
+        return Batch(tuple(args), dict(kwargs), self.targets, self.size)
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """The batch in pieces of at most ``size`` samples."""
         for start in range(0, self.size, size):
             yield self.select(slice(start, start + size))
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def read_batches(calibration: Iterable[Any] | None, *, max_samples: int) -> list[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -55,8 +56,8 @@ def compile(
     Args:
         model: any module that can be traced, or its :class:`Profile`. A module is never modified.
         calibration: an iterable of batches, each ``inputs`` or ``(inputs, targets)``, on the model's scale; a
-            DataLoader works. It may stand in ``request.calibration`` instead, and is not needed with a profile. Half of
-            the samples serve to plan, the other half to measure what the plan loses.
+            DataLoader works. It may stand in ``request.calibration`` instead. Half of the samples serve to plan, the
+            other half to measure what the plan loses. With a profile they are not needed; if given, they measure.
         example_inputs: the inputs of one inference (tensor, tuple or dict), by default the first calibration sample.
 
     Returns:
@@ -68,14 +69,13 @@ def compile(
     """
     if not isinstance(request, Request):
         raise RequestError(f"request: expected a qpart_fx.Request, got {type(request).__name__}")
+    data = request.calibration if calibration is None else calibration
     if isinstance(model, Profile):
-        known = model
+        result = model.compile(request, calibration=data)
     else:
-        data = request.calibration if calibration is None else calibration
-        known = profile(model, data, example_inputs=example_inputs)
-    result = known.compile(request)
+        result = profile(model, data, example_inputs=example_inputs).compile(request)
     if debug_level() >= 2:
-        print(result.plan)
+        print(result.plan, file=sys.stderr)
     return result
 
 
@@ -154,7 +154,7 @@ def profile(
                 operation=_operation(graph, node),
                 macs=info(node).macs or 0,
                 parameters=info(node).parameters,
-                elements=info(node).elements,
+                activation_elements=info(node).elements,
                 noise=tuple(of_layers.noise[index].tolist()),
                 robustness=float(layer_robustness[index]),
             )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch.fx import GraphModule
+
 from . import container
-from .backends.packed import unpack_split
+from .backends.packed import unpack_side, unpack_split
 from .errors import ArtifactError
 from .model_profile import Profile
 from .profile_file import unpack_profile
 from .split_model import SplitModel
 
 
-def load(path: str | Path) -> Profile | SplitModel:
-    """The :class:`Profile` or :class:`SplitModel` that was saved to ``path``. Nothing in the file is executed.
+def load(path: str | Path) -> Profile | SplitModel | GraphModule:
+    """The :class:`Profile` or :class:`SplitModel` that was saved to ``path``, or the head or tail exported to it.
+
+    Nothing in the file is executed, and nothing is read before its hash agrees.
 
     Raises:
         ArtifactError: there is no such file, or it is cut short, damaged, of a later version, or not one of ours.
@@ -23,7 +27,9 @@ def load(path: str | Path) -> Profile | SplitModel:
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
     try:
-        kind, manifest, data = container.decode(content, "profile", "split")
-        return unpack_profile(manifest, data) if kind == "profile" else SplitModel(*unpack_split(manifest, data))
+        kind, manifest, data = container.decode(content, "profile", "split", "head", "tail")
+        if kind == "profile":
+            return unpack_profile(manifest, data)
+        return SplitModel(*unpack_split(manifest, data)) if kind == "split" else unpack_side(content)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error

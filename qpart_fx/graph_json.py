@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import math
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +24,7 @@ from .operations import (
 )
 
 _OPCODES = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
+_PART = re.compile(r"[\w +/:-]+")
 _ENUMS: dict[type, str] = {torch.dtype: "dtype", torch.memory_format: "memory_format", torch.layout: "layout"}
 
 
@@ -53,8 +57,9 @@ def graph_from_record(record: Any, tensors: Mapping[str, Tensor]) -> GraphModule
     try:
         root = _modules(record["modules"])
         _assign(root, tensors)
-        return GraphModule(root, _graph(record["nodes"], tensors), class_name=_identifier(record["name"]))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        graph = _graph(record["nodes"], record["modules"], tensors)
+        return GraphModule(root, graph, class_name=_identifier(record["name"]))
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, SyntaxError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"the graph in the file is malformed: {type(error).__name__}: {error}") from error
@@ -90,6 +95,9 @@ def _assign(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters: dict[int, nn.Parameter] = {}  # tied tensors stay tied
     for name, tensor in tensors.items():
         owner, leaf = _owner(root, name)
+        expected = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        if expected is not None and expected.shape != tensor.shape:
+            raise ArtifactError(f"tensor '{name}' is of shape {list(tensor.shape)}, not {list(expected.shape)}")
         if leaf in owner._parameters or isinstance(tensor, nn.Parameter):
             made = parameters.setdefault(id(tensor), nn.Parameter(tensor.detach(), tensor.requires_grad))
             owner.register_parameter(leaf, made)
@@ -102,6 +110,8 @@ def _assign(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
     *path, leaf = name.split(".")
+    if not all(_PART.fullmatch(part) for part in (*path, leaf)):  # a part becomes a part of generated code
+        raise ArtifactError(f"{name!r} is no valid name of a module or tensor")
     owner = root
     for part in path:
         if part not in owner._modules:
@@ -112,7 +122,7 @@ def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
     return owner, leaf
 
 
-def _graph(records: list[Any], tensors: Mapping[str, Tensor]) -> Graph:
+def _graph(records: list[Any], modules: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Graph:
     graph = Graph()
     nodes: dict[str, Node] = {}
     for opcode, name, target, args, kwargs in records:
@@ -120,6 +130,10 @@ def _graph(records: list[Any], tensors: Mapping[str, Tensor]) -> Graph:
             raise ArtifactError(f"node '{name}' has the unknown opcode {opcode!r}")
         _identifier(name)
         args, kwargs = _decode(args, nodes), _decode(kwargs, nodes)
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+            raise ArtifactError(f"the arguments of node '{name}' are no tuple and dict")
+        for key in kwargs:
+            _identifier(key)
         call: Any = target
         if opcode == "call_function":
             call = function_named(target)
@@ -129,16 +143,22 @@ def _graph(records: list[Any], tensors: Mapping[str, Tensor]) -> Graph:
             check_method(target)
         elif opcode == "get_attr" and target not in tensors:
             raise ArtifactError(f"node '{name}' reads the tensor '{target}', which the file does not hold")
-        elif opcode == "placeholder":
-            _identifier(target)
+        elif opcode == "call_module" and target not in modules:
+            raise ArtifactError(f"node '{name}' calls the module '{target}', which the file does not hold")
+        elif opcode == "placeholder" and _identifier(target.removeprefix("*").removeprefix("*")) == "self":
+            raise ArtifactError("an input cannot be called 'self'")
         nodes[name] = graph.create_node(opcode, call, args, kwargs, name)
+    if [record[0] for record in records].index("output") != len(records) - 1:
+        raise ArtifactError("the graph goes on behind its output")
     graph.lint()
     return graph
 
 
 def _identifier(name: Any) -> str:
     """A name that becomes a part of generated code: it must be nothing but a name."""
-    if not isinstance(name, str) or not name.isidentifier():
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ArtifactError(f"{name!r} is no valid name")
+    if unicodedata.normalize("NFKC", name) != name:  # Python would read another name
         raise ArtifactError(f"{name!r} is no valid name")
     return name
 

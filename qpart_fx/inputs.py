@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.fx import GraphModule
+from torch.fx.node import map_aggregate
 
 from .errors import CalibrationError
 from .meta import describe
@@ -13,6 +15,8 @@ from .meta import describe
 
 def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """The values of the placeholders of ``graph_module``, in order, when it is called with ``args`` and ``kwargs``.
+
+    Tensors are copies: a model that writes to its inputs in place does not write to the caller's.
 
     Raises:
         CalibrationError: an argument is missing, given twice, or unknown.
@@ -32,7 +36,11 @@ def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping
             if not node.args:
                 raise CalibrationError(f"input '{name}' is missing: {called}")
             values[name] = node.args[0]
-    return [values[name] for name in names]
+    return [map_aggregate(values[name], _copy) for name in names]
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.fx import Node
 from torch.fx.node import map_aggregate
 
 KEY = "qpart"
+
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,13 @@ class NodeInfo:
 
     ``output`` mirrors the structure of the node's value, every tensor replaced by its :class:`TensorInfo`.
     ``weights`` maps the qualified name of every weight first used by this node to its number of elements.
-    ``macs`` is None where no handler knows the operation.
+    ``macs`` is None where no handler knows the operation. ``storages``: the memory that the value lies in, as numbers
+    that views of one tensor share. ``writes``: the memory that the node writes to in place.
     """
 
     output: Any = None
+    storages: frozenset[int] = frozenset()
+    writes: frozenset[int] = frozenset()
     weights: Mapping[str, int] = field(default_factory=dict)
     macs: int | None = 0
 
@@ -70,6 +76,19 @@ def info(node: Node) -> NodeInfo:
 def set_info(node: Node, **changes: Any) -> None:
     """Change the named fields of the record of ``node``."""
     node.meta[KEY] = replace(info(node), **changes)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor within ``value``."""
+    found: list[Tensor] = []
+
+    def leaf(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            found.append(item)
+        return item
+
+    map_aggregate(value, leaf)
+    return found
 
 
 def describe(value: Any) -> Any:
@@ -100,7 +119,8 @@ def tensors_in(value: Any) -> Iterator[TensorInfo]:
 
 def where(node: Node) -> str:
     """The node and the line of the model's source it came from, for error messages."""
-    frames = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
+    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
+    frames = [line for line in lines if line.startswith("File ") and _TORCH not in line]
     if not frames:
         return f"node '{node.name}'"
     file, line = frames[-1].split(",")[:2]

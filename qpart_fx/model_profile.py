@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +35,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
-    """A weighted node. ``macs`` and ``elements`` (of its activation) are for one inference.
+    """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
     ``noise``: sigma_w of eq. 18 at each of the widths :data:`~qpart_fx.noise.MEASURED`. ``robustness``: rho of eq. 22.
     """
@@ -43,7 +44,7 @@ class LayerProfile:
     operation: str
     macs: int
     parameters: int
-    elements: int
+    activation_elements: int
     noise: tuple[float, ...]
     robustness: float
 
@@ -74,7 +75,8 @@ class Profile:
     Made by :func:`qpart_fx.profile`. ``levels``: the accuracy drops that patterns are stored for.
     ``adversarial_noise``: mean sigma* of eq. 22. ``curve``: accuracy drop over noise on the output. ``reference_drop``:
     Delta_acc of eq. 22. ``ranges``: the calibrated range of every value that may cross. ``uncounted``: nodes whose MACs
-    nobody knows, with their operations. ``graph``: the captured float model.
+    nobody knows, with their operations. ``graph``: the captured float model. ``check``: samples held back to measure
+    plans on. ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
     """
 
     model: str
@@ -89,7 +91,7 @@ class Profile:
     samples: int
     graph: GraphModule = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
-    scorer: Scorer = field(repr=False, compare=False)
+    scorer: Scorer | None = field(repr=False, compare=False)
 
     def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "paper") -> Plan:
         """The cheapest plan that meets ``request``: Algorithm 2 over the stored patterns.
@@ -114,35 +116,50 @@ class Profile:
         """A plan for each of ``requests``."""
         return [self.plan(request) for request in requests]
 
-    def compile(self, plan_or_request: Plan | Request, *, cut: str | Sequence[str] | None = None) -> SplitModel:
-        """Lower a plan, or the plan for a request, to a split model, and measure it on the part of the data held back.
+    def compile(
+        self,
+        plan_or_request: Plan | Request,
+        *,
+        cut: str | Sequence[str] | None = None,
+        calibration: Iterable[Any] | None = None,
+    ) -> SplitModel:
+        """Lower a plan, or the plan for a request, to a split model, and measure what it loses on held-out samples.
 
         For a request, a plan that loses more than its budget there is replaced by the next stricter one. The bound on
         the drop allows for the number of plans that were tried.
 
+        Args:
+            cut: as for :meth:`plan`.
+            calibration: batches to measure on, instead of the part of the profile's data that was held back. A profile
+                from a file has none of its own: without them nothing is measured.
+
         Raises:
             InfeasibleError: no plan meets the request, or none of those that should keeps the accuracy when measured.
+            RequestError: the plan is for another model, or there is no such cut.
+            CalibrationError: ``calibration`` is broken or does not fit the model.
         """
         from .lower import lower
 
+        check = self.check if calibration is None else self._read(calibration)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(lower(self.graph, plan_or_request, self.ranges), _CONFIDENCE)
+            return self._measured(lower(self.graph, plan_or_request, self.ranges), check, _CONFIDENCE)
         request, stricter, attempt = plan_or_request, len(self._levels), 1
         while True:
             plan, choice = self._plan(request, cut, stricter)
             if choice.limit is not None:
                 raise InfeasibleError(_why(choice, plan, request), limit=choice.limit, nearest=plan)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
-            split = self._measured(lower(self.graph, plan, self.ranges), 1 - (1 - _CONFIDENCE) / 2**attempt)
+            confidence = 1 - (1 - _CONFIDENCE) / 2**attempt
+            split = self._measured(lower(self.graph, plan, self.ranges), check, confidence)
             assert split.plan is not None
             if split.plan.measured_drop is None or split.plan.measured_drop <= request.max_accuracy_drop:
                 return split
             if choice.level == 0:
                 raise InfeasibleError(
-                    f"no plan keeps max_accuracy_drop = {request.max_accuracy_drop}: even the widest of "
-                    f"device.weight_bits lost {split.plan.measured_drop:.4f} on {split.plan.samples} held-out samples; "
-                    "allow a larger drop or wider widths",
+                    f"no plan keeps max_accuracy_drop = {request.max_accuracy_drop}: even the "
+                    f"strictest lost {split.plan.measured_drop:.4f} on {split.plan.samples} held-out samples; allow a "
+                    "larger drop, or profile with stricter levels=",
                     limit="max_accuracy_drop",
                     nearest=split.plan,
                 )
@@ -150,7 +167,7 @@ class Profile:
 
     @property
     def _levels(self) -> NDArray[np.float64]:
-        """The accuracy levels with patterns, strictest first; 0 stands for the widest widths that a device has."""
+        """The accuracy levels with patterns, strictest first; for a budget of 0, ten times stricter than the first."""
         return np.array([0.0, *self.levels])
 
     @cached_property
@@ -161,7 +178,8 @@ class Profile:
         drops.
         """
         reference = self.curve.noise_at(self.reference_drop)
-        return [0.0, *(self.adversarial_noise * self.curve.noise_at(level) / reference for level in self.levels)]
+        drops = [self.levels[0] / 10, *self.levels]
+        return [self.adversarial_noise * self.curve.noise_at(drop) / reference for drop in drops]
 
     @cached_property
     def _chain(self) -> Chain:
@@ -270,11 +288,21 @@ class Profile:
                 f"the plan is for another model ({plan.model}): {', '.join(unknown)} is not in this profile"
             )
 
-    def _measured(self, split: SplitModel, confidence: float) -> SplitModel:
+    def _read(self, calibration: Iterable[Any]) -> list[Batch]:
+        from .calibration import read_batches
+
+        if self.scorer is None:
+            raise RequestError(
+                "the profile was made with a metric, which its file cannot hold: profile the model again"
+            )
+        device = next(self.graph.parameters()).device
+        return [batch.to(device) for batch in read_batches(calibration, max_samples=sys.maxsize)]
+
+    def _measured(self, split: SplitModel, check: Sequence[Batch], confidence: float) -> SplitModel:
         from .passes.verify_accuracy import verify_accuracy
 
-        if self.check:
-            found = verify_accuracy(self.graph, split, self.check, self.scorer, confidence=confidence)
+        if check and self.scorer is not None:
+            found = verify_accuracy(self.graph, split, check, self.scorer, confidence=confidence)
             assert split.plan is not None
             split.plan = split.plan.with_evidence(
                 measured_drop=found.drop,

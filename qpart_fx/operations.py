@@ -24,6 +24,9 @@ _CREATION = "arange empty eye full linspace logspace ones scalar_tensor tensor z
 _ATTRIBUTES = frozenset(
     "H T data device dtype imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape".split()
 )
+_CALLERS = ("torch.nn.functional.triplet_margin_with_distance_loss",)
+"""Functions that call what they are given: a file must not reach a call of something that it looked up."""
+
 _UNSAFE_METHODS = frozenset(
     "apply_ map_ map2_ module_load numpy register_hook requires_grad_ share_memory_ set_".split()
 )
@@ -37,6 +40,8 @@ def _functions() -> dict[str, Callable[..., Any]]:
         if inspect.ismodule(namespace):
             for function in functions:
                 table[str(resolve_name(function))] = function
+    for name in _CALLERS:
+        table.pop(name, None)
     table["getattr"] = getattr
     table |= {f"operator.{name}": getattr(operator, name) for name in _OPERATORS.split()}
     table |= {f"torch.{name}": getattr(torch, name) for name in _CREATION.split()}
@@ -136,10 +141,13 @@ def module_from_record(name: str, record: Any) -> nn.Module:
         ArtifactError: the record names no module that a file may hold, or does not fit it.
     """
     kind = record.get("type") if isinstance(record, dict) else None
-    if kind not in _modules() or not isinstance(record.get("arguments"), dict):
+    if not isinstance(kind, str) or kind not in _modules() or not isinstance(record.get("arguments"), dict):
         raise ArtifactError(f"module '{name}' is of type {kind!r}, which is not among those that a file may hold")
     if kind == "qpart_fx.FakeQuantize":
-        return FakeQuantize.like(**record["arguments"])
+        bits = record["arguments"].get("bits")
+        if type(bits) is not int or not 2 <= bits <= 16 or len(record["arguments"]) != 1:
+            raise ArtifactError(f"module '{name}' ({kind}) cannot be made from {record['arguments']}: bits are 2 to 16")
+        return FakeQuantize.like(bits)
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in record["arguments"].items()}
     try:
         with torch.device("meta"):
@@ -152,7 +160,7 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, FakeQuantize):
         return {"bits": module.bits}
     arguments = {}
-    for key in _constructor_parameters(type(module)):
+    for key, default in _constructor_parameters(type(module)).items():
         if key in ("device", "dtype", "args", "kwargs", "self") or key.startswith("_"):
             continue
         if key == "add_bias_kv" and isinstance(module, nn.MultiheadAttention):
@@ -163,21 +171,28 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
             value = getattr(module, key, None)
         if key == "bias" and (value is None or isinstance(value, torch.Tensor)):
             value = value is not None
-        if value is not None:
+        if value is not None or (hasattr(module, key) and default not in (None, inspect.Parameter.empty)):
             arguments[key] = list(value) if isinstance(value, tuple) else value
     return arguments
 
 
-def _constructor_parameters(kind: type[nn.Module]) -> list[str]:
-    """The names of its constructor's arguments; the recurrent layers hide theirs in a base class."""
-    owner: Any = nn.RNNBase if issubclass(kind, nn.RNNBase) else kind
-    names = [name for name in inspect.signature(owner.__init__).parameters if (owner, name) != (nn.RNNBase, "mode")]
-    return [*names, "nonlinearity"] if kind is nn.RNN else names
+def _constructor_parameters(kind: type[nn.Module]) -> dict[str, Any]:
+    """Its constructor's arguments with their defaults; the recurrent layers hide theirs in a base class."""
+    recurrent = issubclass(kind, nn.RNNBase)
+    owner: Any = nn.RNNBase if recurrent else kind
+    defaults = {name: each.default for name, each in inspect.signature(owner.__init__).parameters.items()}
+    if recurrent:
+        del defaults["mode"]
+        if kind is not nn.LSTM:
+            del defaults["proj_size"]
+    return {**defaults, "nonlinearity": "tanh"} if kind is nn.RNN else defaults
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
     """The settings of a module: every attribute that is a plain value."""
-    return {key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple | None)}
+    plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple | None)}
+    plain.pop("training")  # a file's modules are in eval mode
+    return plain
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

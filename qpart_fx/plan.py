@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .errors import ArtifactError
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VERSION = 1
+
+TERMS = (
+    "device_time_s download_time_s upload_time_s round_trip_s server_time_s device_energy_j receive_energy_j "
+    "transmit_energy_j server_cost"
+).split()
+"""What :attr:`Plan.prices` holds, the fields of :class:`~qpart_fx.prices.Prices`."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -48,6 +54,12 @@ class CutPrice:
     feasible: bool
 
 
+def _all_terms(prices: dict[str, float]) -> dict[str, float]:
+    if missing := [name for name in TERMS if name not in prices]:
+        raise ValueError(f"missing: {', '.join(missing)}")
+    return prices
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Plan:
     """The compiler's answer to a request. Times and energies are for one inference, a download's share included.
@@ -71,7 +83,7 @@ class Plan:
     energy_j: float
     cost: float
     objective: float
-    prices: dict[str, float]
+    prices: Annotated[dict[str, float], AfterValidator(_all_terms)]
     download_bytes: int
     upload_bytes: int
     device_memory_bytes: int
@@ -107,7 +119,7 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"not a plan: it is not JSON ({error})") from None
         if not isinstance(data, Mapping) or data.get("format") != "qpart.plan":
             raise ArtifactError("not a plan: the JSON has no field format = 'qpart.plan'")

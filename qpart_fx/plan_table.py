@@ -80,7 +80,8 @@ def _accuracy(plan: Plan) -> str:
     what = "accuracy drop" if plan.labelled else "answers that differ from the float model's"
     parts = [f"{what}: at most {percent(plan.max_accuracy_drop)} asked, {percent(plan.predicted_drop)} predicted"]
     if plan.measured_drop is not None:
-        parts.append(f"{percent(plan.measured_drop)} measured on {plan.samples:,} samples")
+        on = "" if plan.samples is None else f" on {plan.samples:,} samples"
+        parts.append(f"{percent(plan.measured_drop)} measured{on}")
     if plan.drop_upper_bound is not None and plan.confidence is not None:
         parts.append(f"{percent(plan.drop_upper_bound)} at most with {100 * plan.confidence:g} % confidence")
     return ", ".join(parts)

@@ -58,7 +58,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             samples=int(record["samples"]),
             graph=graph,
             check=(),
-            scorer=ClassScores(),
+            scorer=ClassScores() if record["class_scores"] is True else None,
         )
 
     return read_checked(read)
@@ -77,6 +77,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "ranges": dict(profile.ranges),
         "uncounted": dict(profile.uncounted),
         "samples": profile.samples,
+        "class_scores": isinstance(profile.scorer, ClassScores),
     }
 
 

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,11 @@ from torch import Tensor, nn
 
 from .errors import CalibrationError
 
-_FLOAT32_INTEGERS = 2.0**23
-"""Codes before clipping stay below this, where float32 still tells every integer and half-integer apart."""
+_FLOAT32_INTEGERS = 2.0**21
+"""Codes before clipping stay below this, where a value made of a code still gives the code back: the product and the
+quotient err by 2**-23 of it together, and must err by less than a half."""
+
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,10 @@ class UniformQuantizer:
         >>> UniformQuantizer.from_range(-1.0, 2.0, bits=2)
         UniformQuantizer(bits=2, step=1.0, zero_point=1)
         """
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise CalibrationError(f"cannot quantize the range [{low}, {high}]: both ends must be finite, low <= high")
+        if not -_FLOAT32_MAX <= low <= high <= _FLOAT32_MAX:  # false for NaN as well
+            raise CalibrationError(
+                f"cannot quantize the range [{low}, {high}]: both ends must be finite in float32, low <= high"
+            )
         largest = max(abs(low), abs(high))
         step = (high - low) / (2**bits - 1) if high > low else largest or 1.0
         if largest / step > _FLOAT32_INTEGERS:  # a sliver far from zero: float32 cannot tell its values apart either
@@ -60,7 +64,7 @@ class UniformQuantizer:
 
     def decode(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values that ``codes`` stand for."""
-        return _decode(codes, self.step, self.zero_point).to(dtype)
+        return _decode(codes, self.step, self.zero_point, dtype)
 
     def __call__(self, values: Tensor) -> Tensor:
         """``values`` rounded to the grid, dtype and shape kept (eq. 10)."""
@@ -71,20 +75,26 @@ def _encode(values: Tensor, bits: int, step: Tensor | float, zero_point: Tensor 
     return (torch.round(values.to(torch.float32) / step) + zero_point).clamp(0, 2**bits - 1)
 
 
-def _decode(codes: Tensor, step: Tensor | float, zero_point: Tensor | int) -> Tensor:
-    return (codes.to(torch.float32) - zero_point) * step
+def _decode(codes: Tensor, step: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype) -> Tensor:
+    values = (codes.to(torch.float32) - zero_point) * step
+    if not dtype.is_floating_point:
+        return values.to(dtype)
+    largest = min(torch.finfo(dtype).max, _FLOAT32_MAX)  # the grid reaches half a step beyond the range
+    return values.clamp(-largest, largest).to(dtype)
 
 
 class FakeQuantize(nn.Module):
     """Rounds what passes through it to the grid of a :class:`UniformQuantizer`: the tensor that crosses the wire."""
 
-    step: Tensor
+    step_bits: Tensor
     zero_point: Tensor
 
     def __init__(self, quantizer: UniformQuantizer) -> None:
         super().__init__()
         self.bits = quantizer.bits
-        self.register_buffer("step", torch.tensor(quantizer.step, dtype=torch.float32))
+        # The step is kept as the bits of a float32: .half() and .to(dtype) convert floats, and would move the grid.
+        step = torch.tensor(quantizer.step, dtype=torch.float32)
+        self.register_buffer("step_bits", step.view(torch.int32))
         self.register_buffer("zero_point", torch.tensor(quantizer.zero_point, dtype=torch.int32))
 
     @classmethod
@@ -93,12 +103,18 @@ class FakeQuantize(nn.Module):
         return cls(UniformQuantizer(bits, 1.0, 0)).eval()
 
     @property
+    def step(self) -> Tensor:
+        """The step, a float32 scalar."""
+        return self.step_bits.view(torch.float32)
+
+    @property
     def quantizer(self) -> UniformQuantizer:
+        """The quantizer as plain numbers."""
         return UniformQuantizer(self.bits, float(self.step), int(self.zero_point))
 
     def forward(self, values: Tensor) -> Tensor:
         codes = _encode(values, self.bits, self.step, self.zero_point)
-        return _decode(codes, self.step, self.zero_point).to(values.dtype)
+        return _decode(codes, self.step, self.zero_point, values.dtype)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, step={float(self.step):.6g}, zero_point={int(self.zero_point)}"

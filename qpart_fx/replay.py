@@ -71,7 +71,8 @@ class Replay:
         self, nodes: list[Node], values: dict[Node, Any], inputs: str, observe: Callable[[Node, Any], None]
     ) -> Any:
         self._interpreter.env = values
-        self._interpreter.args_iter = iter(self._inputs)
+        done = sum(node.op == "placeholder" for node in values)
+        self._interpreter.args_iter = iter(self._inputs[done:])
         with torch.no_grad():
             for node in nodes:
                 try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, field
+from dataclasses import field
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import numpy as np
@@ -142,7 +142,9 @@ class Link:
         return cls.from_snr(
             bandwidth_hz,
             channel.snr(transmit_power_w, gain, noise_w_per_hz, bandwidth_hz),
-            downlink_snr=channel.snr(server_power_w or transmit_power_w, gain, noise_w_per_hz, bandwidth_hz),
+            downlink_snr=channel.snr(
+                transmit_power_w if server_power_w is None else server_power_w, gain, noise_w_per_hz, bandwidth_hz
+            ),
             transmit_power_w=transmit_power_w,
             **others,
         )
@@ -176,7 +178,6 @@ class Request:
     device_holds_head: bool = False
     deadline_s: Positive | None = None
     energy_budget_j: Positive | None = None
-    _: KW_ONLY
     calibration: SkipValidation[Iterable[Any] | None] = field(default=None, compare=False, repr=False)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class SplitModel(nn.Module):
         self.tail = tail
         self.plan = plan
         self._reference = (reference,)  # in a tuple: the float model is no part of this one's state
+        self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.tail(*self.head(*args, **kwargs))
@@ -49,7 +51,7 @@ class SplitModel(nn.Module):
         reference: nn.Module | None = None,
         metric: Metric | None = None,
         confidence: float = 0.95,
-        max_samples: int = 1 << 40,
+        max_samples: int = sys.maxsize,
     ) -> Evidence:
         """Measure the drop against the float model on ``data``, batches as for calibration that served no other
         purpose.
@@ -62,22 +64,24 @@ class SplitModel(nn.Module):
             CalibrationError: the data are missing, broken, or do not fit the model.
             RequestError: there is no float model to compare with.
         """
+        from .passes.capture import capture
         from .passes.verify_accuracy import verify_accuracy
 
-        model = reference if reference is not None else self._reference[0]
+        model = self._reference[0] if reference is None else capture(reference)
         if model is None:
             raise RequestError("this split comes from a file without its float model: pass it as reference=")
         device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
         batches = [batch.to(device) for batch in read_batches(data, max_samples=max_samples)]
         scorer = ClassScores() if metric is None else MetricScores(metric)
-        was_training = model.training
-        model.eval()
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
         try:
             return verify_accuracy(model, self, batches, scorer, confidence=confidence)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise CalibrationError(f"the data do not fit the model: {error}") from error
         finally:
-            model.train(was_training)
+            for module, training in modes.items():
+                module.training = training
 
     def packed_head(self) -> bytes:
         """The one file that the device downloads: the head with its weights packed at their bits."""

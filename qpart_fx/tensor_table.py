@@ -62,6 +62,8 @@ def read_tensors(rows: list[Row], data: memoryview) -> tuple[dict[str, Tensor], 
             raise ArtifactError(f"tensor '{name}' is of the impossible type {row['dtype']}{row['shape']}")
         count = prod(shape)
         bits = row.get("bits")
+        if bits is not None and (type(bits) is not int or not 2 <= bits <= 16):
+            raise ArtifactError(f"tensor '{name}' is of {bits!r} bits, and there are 2 to 16")
         size = count * dtype.itemsize if bits is None else packed_size(count, bits)
         if size > len(data) - place:
             raise ArtifactError(f"tensor '{name}' claims {size:,} bytes, and the file has {len(data) - place:,} left")

@@ -52,11 +52,7 @@ def narrowest(table: Floats, share: Floats, widths: Sequence[int]) -> Integers:
     return np.where(enough.any(axis=1), np.asarray(widths)[enough.argmax(axis=1)], widths[-1] + 1)
 
 
-def round_up(bits: Integers, widths: Sequence[int]) -> tuple[Integers, NDArray[np.bool_]]:
-    """The least of a device's ``widths`` that is no less than each of ``bits``, and whether there was one.
-
-    Where none is enough the largest is given.
-    """
+def round_up(bits: Integers, widths: Sequence[int]) -> Integers:
+    """The least of a device's ``widths`` that is no less than each of ``bits``; the largest where none is enough."""
     allowed = np.sort(np.asarray(widths, dtype=np.int64))
-    place = np.searchsorted(allowed, bits, side="left")
-    return allowed[np.minimum(place, allowed.size - 1)], place < allowed.size
+    return np.asarray(allowed[np.minimum(np.searchsorted(allowed, bits), allowed.size - 1)])

@@ -112,10 +112,8 @@ def offline_patterns(chain: Chain, budgets: Sequence[float]) -> Patterns:
 
 def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candidates:
     """Round the patterns up to the device's widths and price them (eqs. 3-8, 14-17)."""
-    weights, enough = round_up(patterns.weights, request.device.weight_bits)
-    crossing, crossing_enough = round_up(patterns.crossing, request.device.weight_bits)
-    weights = np.where(patterns.weights > 0, weights, 0)
-    crossing = np.where(patterns.crossing > 0, crossing, 0)
+    weights = np.where(patterns.weights > 0, round_up(patterns.weights, request.device.weight_bits), 0)
+    crossing = np.where(patterns.crossing > 0, round_up(patterns.crossing, request.device.weight_bits), 0)
     download = (weights * chain.sizes).sum(axis=2)
     upload = crossing * chain.crossing_sizes[:, None] + chain.exact_bits[:, None]
     cuts, layers = np.arange(len(chain.layers))[:, None], np.arange(len(chain.sizes))
@@ -128,10 +126,7 @@ def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candid
         download_bits=download,
         upload_bits=upload,
     )
-    # The level of budget zero stands for the widest widths there are: they are always enough for it.
-    met = (enough.all(axis=2) & crossing_enough) | (patterns.budgets == 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        overstep = {"max_accuracy_drop": np.where(met, 0.0, np.maximum(lost / patterns.budgets, 1 + 1e-9))}
+    overstep = {"max_accuracy_drop": lost / patterns.budgets * (1 - 1e-9)}
     if request.device.memory_bytes is not None:
         overstep["device.memory_bytes"] = (download / 8 + chain.peak_bytes[:, None]) / request.device.memory_bytes
     if request.deadline_s is not None:
