@@ -6,6 +6,7 @@ Numbers in, numbers out. Fading takes a generator, so that a seed gives the same
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def capacity_bps(bandwidth_hz: float, snr: float) -> float:
     return bandwidth_hz * math.log1p(snr) / math.log(2)
 
 
-def _require_positive(**values: float) -> None:
+def _require_positive(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
             raise RequestError(f"{name} = {value!r}: must be positive and finite")
