@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.fx import GraphModule
 
-from qpart_fx.container import write_file
+from qpart_fx.container import make_directory, write_file
 from qpart_fx.plan import Plan
 
 from .base import Backend
@@ -27,7 +27,7 @@ class EagerBackend(Backend):
         }
         if plan is not None:
             files["plan.json"] = plan.to_json().encode()
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         for name, content in files.items():
             write_file(directory / name, content)
         return [directory / name for name in files]

@@ -3,39 +3,137 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.fx import Graph, GraphModule, Tracer
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
-from qpart_fx.errors import CaptureError, ModelError
+from qpart_fx.errors import CalibrationError, CaptureError, ModelError
+from qpart_fx.exporting import export_graph
+from qpart_fx.inputs import describe_inputs
+from qpart_fx.structure import take_apart
+from qpart_fx.tracing import trace, trace_call
+
+_KEY = "qpart_capture"
 
 
-class _Tracer(Tracer):
-    """Plain symbolic tracing that remembers the line of the model's source of every node."""
+@dataclass(frozen=True, slots=True)
+class CaptureReport:
+    """How a graph was captured: ``way``, and for each way that was tried before, why it ``failed``."""
 
-    record_stack_traces = True
+    way: str
+    failed: Mapping[str, str]
 
 
-def capture(model: nn.Module) -> GraphModule:
+def capture(
+    model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None
+) -> GraphModule:
     """The graph of ``model`` in eval mode, over a copy of it: nothing of the caller's module is changed or shared.
 
-    Args:
-        model: any module that ``torch.fx`` can trace; a :class:`~torch.fx.GraphModule` is taken as it is.
+    With example inputs ``args`` and ``kwargs`` it does not give up easily: symbolic tracing; tracing beside a run of
+    the call; ``torch.export`` with a batch of any size, and of this size. A graph counts only if it gives what the
+    module gives on the example, bit for bit. :func:`capture_report` says which way was taken, and why others failed.
 
     Raises:
-        CaptureError: the module cannot be copied or traced; the message says at which line of its source.
+        CaptureError: the module cannot be copied, or captured in any way; the message says at which line of its source.
+        CalibrationError: the module itself does not run on the example inputs.
         ModelError: a parameter or buffer is NaN or infinite.
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
     own = _copy(model).eval()
     _require_finite(own)
-    if isinstance(own, GraphModule):
-        return own
-    return GraphModule(own, _trace(own), class_name=type(model).__name__)
+    if isinstance(own, GraphModule) and type(own.graph._codegen) is CodeGen:
+        return _reported(own, "as it is", {})
+    _bake_parametrizations(own)
+    if args is None:
+        if own._forward_hooks or own._forward_pre_hooks:
+            raise CaptureError(
+                f"{type(model).__name__} has forward hooks of its own, which no graph can hold: remove them"
+            )
+        return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph: "")
+    kwargs = kwargs or {}
+    expected = _run(own, args, kwargs, CalibrationError)
+
+    def differs(graph: GraphModule) -> str:
+        return "" if _same(_run(graph, args, kwargs, CaptureError), expected) else "its output is not the module's"
+
+    ways: dict[str, Callable[[], GraphModule]] = {
+        "symbolic_trace": lambda: _traced(own),
+        "tracing beside a run": lambda: GraphModule(own, trace_call(own, args, kwargs), type(own).__name__),
+        "torch.export, any batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=True),
+        "torch.export, this batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=False),
+    }
+    return _first(ways, own, differs)
+
+
+def capture_report(graph_module: GraphModule) -> CaptureReport:
+    """How ``graph_module`` was captured."""
+    report = graph_module.meta.get(_KEY)
+    return report if isinstance(report, CaptureReport) else CaptureReport("unknown", {})
+
+
+def _first(
+    ways: Mapping[str, Callable[[], GraphModule]], model: nn.Module, differs: Callable[[GraphModule], str]
+) -> GraphModule:
+    """What the first of ``ways`` makes whose graph does not differ from ``model``."""
+    failed: dict[str, str] = {}
+    causes: list[Exception] = []
+    for way, make in ways.items():
+        try:
+            graph = make()
+            if reason := differs(graph):
+                failed[way] = reason
+            else:
+                return _reported(graph, way, failed)
+        except Exception as error:
+            failed[way] = _place(error, model) + (str(error).strip().splitlines() or [repr(error)])[0]
+            causes.append(error)
+    reasons = "; ".join(f"{way}: {reason}" for way, reason in failed.items())
+    raise CaptureError(f"{type(model).__name__} cannot be captured. {reasons}") from (causes[0] if causes else None)
+
+
+def _reported(graph: GraphModule, way: str, failed: Mapping[str, str]) -> GraphModule:
+    graph.meta[_KEY] = CaptureReport(way, dict(failed))
+    return graph
+
+
+def _traced(model: nn.Module) -> GraphModule:
+    return GraphModule(model, trace(model), class_name=type(model).__name__)
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], failure: type[Exception]) -> Any:
+    """The output on copies of the inputs, which the model may write to."""
+    own_args, own_kwargs = pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, dict(kwargs))
+    )
+    try:
+        with torch.no_grad():
+            return model(*own_args, **own_kwargs)
+    except Exception as error:
+        raise failure(
+            f"{_place(error, model)}the model does not accept {describe_inputs(args, kwargs)}: {error}"
+        ) from error
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two outputs have one structure and the same bits."""
+    left_tensors: list[Tensor] = []
+    right_tensors: list[Tensor] = []
+    structures = take_apart(left, left_tensors), take_apart(right, right_tensors)
+    return structures[0] == structures[1] and all(map(_same_bits, left_tensors, right_tensors))
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    return torch.equal(left, right) or bool(((left == right) | (left.isnan() & right.isnan())).all())
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -48,30 +146,26 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _trace(model: nn.Module) -> Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be traced at {_line_in_model(error, model)}: {error}"
-        ) from error
+def _bake_parametrizations(model: nn.Module) -> None:
+    """Weights that are computed from others (weight norm, spectral norm) become what they are now."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def _line_in_model(error: BaseException, model: nn.Module) -> str:
-    """The innermost line of the traceback that lies in the forward of ``model`` or of a module within it."""
-    forwards = {_code(type(module).forward) for module in model.modules()}
-    place = "an unknown line"
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if code in forwards:
-            place = f"{code.co_filename}:{frame.tb_lineno}"
-        frame = frame.tb_next
+def _place(error: BaseException, model: nn.Module) -> str:
+    """Where in ``model`` the error arose: the innermost submodule, and the line of its forward."""
+    names = {id(module): name for name, module in model.named_modules()}
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code, owner = trace.tb_frame.f_code, trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names and code.co_name == "forward":
+            module = f"in '{names[id(owner)]}', " if names[id(owner)] else ""
+            place = f"{module}at {code.co_filename}:{trace.tb_lineno}: "
+        trace = trace.tb_next
     return place
-
-
-def _code(function: Callable[..., Any]) -> Any:
-    return getattr(function, "__code__", None)
 
 
 def _require_finite(model: nn.Module) -> None:

@@ -14,7 +14,8 @@ import qpart_fx.macs.contractions
 import qpart_fx.macs.einsum
 import qpart_fx.macs.layers
 import qpart_fx.macs.zero  # noqa: F401  (these four fill the table)
-from qpart_fx.macs.table import Call, Handler, HandlerError, Operation, count, name_of, register_macs
+from qpart_fx.macs import aten
+from qpart_fx.macs.table import Call, Handler, HandlerError, Operation, count, handler_of, name_of, register_macs
 from qpart_fx.meta import info, set_info, where
 from qpart_fx.pass_manager import Pass, PassResult
 
@@ -80,4 +81,4 @@ def _operation(node: Node) -> Operation | None:
         name = str(node.target)
         return next((getattr(owner, name) for owner in _METHOD_OWNERS if hasattr(owner, name)), None)
     function: Any = node.target
-    return function  # type: ignore[no-any-return]
+    return function if handler_of(function) else aten.function_of(function) or function

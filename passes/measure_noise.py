@@ -23,6 +23,7 @@ Range = tuple[float, float]
 Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
 
 
+@torch.no_grad()
 def measure_noise(
     graph_module: GraphModule,
     batches: Sequence[Batch],

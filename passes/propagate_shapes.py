@@ -41,6 +41,7 @@ class _Recorder(Interpreter):
 
     def __init__(self, graph_module: GraphModule) -> None:
         super().__init__(graph_module, garbage_collect_values=False)
+        self.extra_traceback = False
         self._versions: dict[int, int] = {}
 
     def run_node(self, n: Node) -> Any:

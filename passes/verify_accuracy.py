@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from qpart_fx.calibration import Batch
+from qpart_fx.errors import CalibrationError, RequestError
+from qpart_fx.inputs import describe_inputs
 from qpart_fx.scores import Scorer
 
 CHUNK = 32
@@ -47,6 +49,8 @@ def verify_accuracy(
     drop is that share less the answers won, so that it cannot be more. The samples must not have served to make the
     split.
     """
+    if not 0 < confidence < 1:
+        raise RequestError(f"confidence = {confidence!r}: must lie between 0 and 1")
     reference = accuracy = 0.0
     samples = 0
     lost: int | None = 0
@@ -55,7 +59,7 @@ def verify_accuracy(
         for batch in batches:
             labelled = batch.targets is not None
             for chunk in batch.chunks(CHUNK):
-                clean, output = (run(*own.args, **own.kwargs) for run, own in ((model, chunk.copy()), (split, chunk)))
+                clean, output = _run(model, chunk.copy()), _run(split, chunk.copy())
                 found = scorer.compare(clean, output, chunk)
                 reference += found.reference
                 accuracy += found.accuracy
@@ -70,6 +74,14 @@ def verify_accuracy(
         accuracy=accuracy / samples,
         labelled=labelled,
     )
+
+
+def _run(model: Callable[..., Any], batch: Batch) -> Any:
+    try:
+        return model(*batch.args, **batch.kwargs)
+    except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError) as error:
+        given = describe_inputs(batch.args, batch.kwargs)
+        raise CalibrationError(f"the model does not accept {given}: {error}") from error
 
 
 def share_upper_bound(count: int, samples: int, confidence: float) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
-from .errors import CalibrationError
+from .errors import CalibrationError, RequestError
 from .inputs import describe_inputs
 
 HOW = (
@@ -63,12 +63,14 @@ def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def read_batches(calibration: Iterable[Any] | None, *, max_samples: int) -> list[Batch]:
+def read_batches(calibration: Iterable[Any] | None, *, max_samples: Any) -> list[Batch]:
     """The first ``max_samples`` samples of ``calibration``, checked.
 
     Raises:
         CalibrationError: there are none, or a batch is not of a known form, not finite, or not as long as its targets.
     """
+    if not isinstance(max_samples, int) or max_samples < 1:
+        raise RequestError(f"max_samples = {max_samples!r}: must be a whole number from 1")
     if calibration is None:
         raise CalibrationError(f"no calibration data: {HOW}, as `calibration=`")
     if isinstance(calibration, Tensor | Mapping) or not isinstance(calibration, Iterable):
@@ -123,7 +125,10 @@ def _read(item: Any, number: int) -> Batch:
     size = tensors[0].shape[0] if tensors[0].dim() else 0
     if targets is not None:
         if not isinstance(targets, Tensor):
-            targets = torch.as_tensor(targets)
+            try:
+                targets = torch.as_tensor(targets)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise CalibrationError(f"calibration batch {number} has targets that are no tensor: {error}") from error
         if targets.dim() == 0 or targets.shape[0] != size:
             raise CalibrationError(
                 f"calibration batch {number} has {size} samples and targets of shape {list(targets.shape)}. A pair is "
@@ -137,6 +142,8 @@ def _tensors(inputs: Any, number: int) -> list[Tensor]:
 
     def look(value: Any) -> Any:
         if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_meta:
+                raise CalibrationError(f"calibration batch {number} holds a tensor that is sparse or without storage")
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 bad = int((~torch.isfinite(value)).sum())
                 raise CalibrationError(f"calibration batch {number} holds {bad} NaN or infinite values: clean the data")

@@ -44,5 +44,5 @@ def capacity_bps(bandwidth_hz: float, snr: float) -> float:
 
 def _require_positive(**values: Any) -> None:
     for name, value in values.items():
-        if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        if not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value > 0):
             raise RequestError(f"{name} = {value!r}: must be positive and finite")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, container
-from .errors import ArtifactError, MissingDependencyError, QPartError, RequestError
+from .errors import ArtifactError, MissingDependencyError, QPartError
 from .plan import Plan
 
 
@@ -73,10 +73,7 @@ def _show(options: argparse.Namespace) -> None:
     plan = _read_plan(options.file)
     print(plan)
     if options.plot is not None:
-        try:
-            plan.plot(options.plot)
-        except (OSError, ValueError) as error:
-            raise RequestError(f"cannot write {options.plot}: {error}") from error
+        plan.plot(options.plot)
 
 
 def _read_plan(path: Path) -> Plan:

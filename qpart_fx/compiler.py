@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from .calibration import HOW, Batch, alternate, read_batches
 from .cut import Cut
 from .drop_curve import curve_of_margins, curve_of_points
-from .errors import CalibrationError, ModelError, RequestError
+from .errors import CalibrationError, CaptureError, ModelError, RequestError
 from .inputs import describe_inputs
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile
@@ -31,7 +31,7 @@ from .passes.split_at_cut import split_at_cut
 from .passes.verify_accuracy import CHUNK
 from .replay import Replay
 from .request import Request
-from .scores import ClassScores, Metric, MetricScores, Scorer
+from .scores import ClassScores, Metric, Scorer, scorer_of
 from .split_model import SplitModel
 
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
@@ -69,10 +69,10 @@ def compile(
     """
     if not isinstance(request, Request):
         raise RequestError(f"request: expected a qpart_fx.Request, got {type(request).__name__}")
-    data = request.calibration if calibration is None else calibration
-    if isinstance(model, Profile):
-        result = model.compile(request, calibration=data)
+    if isinstance(model, Profile):  # a request's own data may be those that the profile was made with
+        result = model.compile(request, calibration=calibration)
     else:
+        data = request.calibration if calibration is None else calibration
         result = profile(model, data, example_inputs=example_inputs).compile(request)
     if debug_level() >= 2:
         print(result.plan, file=sys.stderr)
@@ -102,17 +102,19 @@ def profile(
         CaptureError, ModelError, CalibrationError, RequestError: as :func:`compile`.
     """
     drops = _checked_levels(levels)
-    graph = capture(model)
-    device = next((parameter.device for parameter in graph.parameters()), torch.device("cpu"))
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     batches = [batch.to(device) for batch in read_batches(calibration, max_samples=max_samples)]
     fit, check = alternate(batches)
     args, kwargs = _example(example_inputs, fit)
+    graph = capture(model, args, kwargs)
     analyse(graph, args, kwargs)
     layers = [node for node in graph.graph.nodes if info(node).parameters]
     if not layers:
         raise ModelError(f"{type(model).__name__} has no weighted layer: there is nothing to quantize or to cut")
     chain = _chain_cuts(graph, layers)
-    scorer: Scorer = ClassScores() if metric is None else MetricScores(metric)
+    scorer = scorer_of(metric)
     fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
     bar = partial(_bar, enabled=progress)
 
@@ -122,7 +124,7 @@ def profile(
     for batch in bar(fit, "ranges and margins"):
         replay = Replay(graph, batch)
         widen_ranges(ranges, replay, sorted(crossing))
-        _require_finite_scores(scorer, replay, batch)
+        _require_sound_scores(scorer, replay, batch)
         if isinstance(scorer, ClassScores):
             margins.append(scorer.margins(replay.output))
             scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
@@ -199,9 +201,10 @@ def split(
         CaptureError: the model cannot be traced. RequestError: there is no such cut. CalibrationError: the model does
             not take these inputs.
     """
-    graph = capture(model)
     positional, keywords = _arguments(args)
-    analyse(graph, positional, {**keywords, **(kwargs or {})})
+    keywords = {**keywords, **(kwargs or {})}
+    graph = capture(model, positional, keywords)
+    analyse(graph, positional, keywords)
     if cut is None:
         cuts = find_cuts(graph)
         chosen = min(cuts, key=lambda place: (abs(place.device_macs - place.server_macs), place.elements))
@@ -273,14 +276,23 @@ def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
-    drops = tuple(sorted({float(level) for level in levels}))
+    try:
+        drops = tuple(sorted({float(level) for level in levels}))
+    except (TypeError, ValueError):
+        drops = ()
     if not drops or not all(0 < drop < 1 for drop in drops):
-        raise RequestError(f"levels = {tuple(levels)}: give accuracy drops between 0 and 1, as fractions")
+        raise RequestError(f"levels = {levels!r}: give accuracy drops between 0 and 1, as fractions")
     return drops
 
 
-def _require_finite_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
-    if not bool(torch.isfinite(scorer.scores(replay.output)).all()):
+def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
+    scores = scorer.scores(replay.output)
+    if len(scores) != batch.size:
+        raise CalibrationError(
+            f"a batch of {batch.size} samples gave {len(scores)} outputs: samples must lie along the first dimension "
+            "of inputs and outputs"
+        )
+    if not bool(torch.isfinite(scores).all()):
         given = describe_inputs(batch.args, batch.kwargs)
         raise CalibrationError(f"the model's output is NaN or infinite on calibration inputs {given}: {HOW}")
 

@@ -61,13 +61,32 @@ def decode(content: bytes, *kinds: str) -> tuple[str, dict[str, Any], memoryview
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write ``content`` to ``path`` whole or not at all.
+
+    Raises:
+        ArtifactError: it cannot be written there.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def make_directory(path: Path) -> None:
+    """Make the folder ``path``, and those above it, unless it is there.
+
+    Raises:
+        ArtifactError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make the folder {path}: {error.strerror}") from error

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .compiler import profile
+from .container import make_directory
 from .errors import MissingDependencyError
 from .plan_table import percent, si
 from .request import Device, Link, Request, Server
@@ -90,13 +92,22 @@ def load_digits(seed: int) -> Digits:
 def train(data: tuple[Tensor, Tensor], *, seed: int, epochs: int = 20) -> DigitsNet:
     """A trained network; the same seed gives the same network."""
     images, labels = data
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network is slower on several, and far slower on a busy machine
+    try:
+        return _train(images, labels, seed, epochs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(images: Tensor, labels: Tensor, seed: int, epochs: int) -> DigitsNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DigitsNet()
         steps = epochs * (len(images) // 64 + 1)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
-        for _ in range(epochs):
+        for _ in tqdm(range(epochs), desc="training", unit="epoch", leave=False, disable=None):
             for batch in torch.randperm(len(images)).split(64):
                 loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
                 optimizer.zero_grad()
@@ -146,7 +157,7 @@ def requests() -> Iterator[tuple[str, str, Request]]:
 
 def run(directory: Path, *, seed: int = 0, plots: bool = True) -> None:
     """Train, profile once, compile for every request, print what was measured, and leave the files in ``directory``."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     data = load_digits(seed)
     start = time.perf_counter()
     model = train(data.train, seed=seed)
@@ -186,7 +197,7 @@ def _report(split: SplitModel, test: tuple[Tensor, Tensor], seconds: float) -> N
 
 
 def _leave(split: SplitModel, directory: Path, plots: bool) -> None:
-    directory.mkdir(exist_ok=True)
+    make_directory(directory)
     split.save(directory / "split.qpart")
     split.export("eager", directory)
     assert split.plan is not None

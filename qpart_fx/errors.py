@@ -32,8 +32,8 @@ class RequestError(QPartError, ValueError):
 class InfeasibleError(QPartError, ValueError):
     """No plan meets the request.
 
-    ``limit`` is the name of the request's field that binds; ``nearest`` is the plan that comes nearest to it,
-    ignoring that limit alone or, when several limits conflict, the plan that oversteps them by the least factor.
+    ``limit`` is the name of the request's field that binds: one that no plan meets by itself, or without which the
+    others could be met. ``nearest`` is the plan that oversteps the limits by the least factor.
     """
 
     def __init__(self, message: str, *, limit: str, nearest: Plan | None = None) -> None:

@@ -12,10 +12,13 @@ from .passes.quantize_weights import QuantizeWeights
 from .passes.split_at_cut import split_at_cut
 from .plan import Plan
 from .quantizer import UniformQuantizer
+from .scores import Scorer
 from .split_model import SplitModel
 
 
-def lower(graph: GraphModule, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> SplitModel:
+def lower(
+    graph: GraphModule, plan: Plan, ranges: Mapping[str, tuple[float, float]], scorer: Scorer | None = None
+) -> SplitModel:
     """Cut ``graph`` as ``plan`` says, and quantize the head's weights and what crosses; the tail stays in float.
 
     ``ranges``: the calibrated range of each crossing value.
@@ -23,4 +26,4 @@ def lower(graph: GraphModule, plan: Plan, ranges: Mapping[str, tuple[float, floa
     head, tail = split_at_cut(graph, plan.cut, plan.device_nodes)
     payload = {name: UniformQuantizer.from_range(*ranges[name], bits) for name, bits in plan.activation_bits.items()}
     head = Pipeline([QuantizeWeights(plan.weight_bits), QuantizePayload(payload)]).run(head)
-    return SplitModel(head, tail, plan, reference=graph)
+    return SplitModel(head, tail, plan, reference=graph, scorer=scorer)

@@ -143,7 +143,7 @@ class Profile:
         check = self.check if calibration is None else self._read(calibration)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(lower(self.graph, plan_or_request, self.ranges), check, _CONFIDENCE)
+            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.scorer), check, _CONFIDENCE)
         request, stricter, attempt = plan_or_request, len(self._levels), 1
         while True:
             plan, choice = self._plan(request, cut, stricter)
@@ -151,7 +151,7 @@ class Profile:
                 raise InfeasibleError(_why(choice, plan, request), limit=choice.limit, nearest=plan)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
             confidence = 1 - (1 - _CONFIDENCE) / 2**attempt
-            split = self._measured(lower(self.graph, plan, self.ranges), check, confidence)
+            split = self._measured(lower(self.graph, plan, self.ranges, self.scorer), check, confidence)
             assert split.plan is not None
             if split.plan.measured_drop is None or split.plan.measured_drop <= request.max_accuracy_drop:
                 return split
@@ -248,6 +248,7 @@ class Profile:
             inferences_per_download=request.inferences_per_download,
             by_cut=self._by_cut(candidates, eligible),
             predicted_drop=self.curve.drop_at(lost),
+            uncounted=tuple(self.uncounted),
         )
 
     def _by_cut(self, candidates: Candidates, eligible: NDArray[np.bool_]) -> tuple[CutPrice, ...]:
@@ -281,12 +282,13 @@ class Profile:
         raise RequestError(f"cut: {', '.join(sorted(wanted))} is none of the profiled cuts: {known}")
 
     def _require_known(self, plan: Plan) -> None:
-        self._cut_index(plan.cut)
-        names = {layer.name for layer in self.layers}
-        if unknown := sorted({layer.name for layer in plan.layers} - names):
-            raise RequestError(
-                f"the plan is for another model ({plan.model}): {', '.join(unknown)} is not in this profile"
-            )
+        cut = self.cuts[self._cut_index(plan.cut)].cut
+        planned = [(layer.name, layer.macs, layer.parameters) for layer in plan.layers]
+        known = [(layer.name, layer.macs, layer.parameters) for layer in self.layers]
+        quantized = {name for name in cut.crossing if name in self.ranges}
+        same = planned == known and plan.device_nodes == cut.device_nodes and plan.activation_bits.keys() == quantized
+        if not same:
+            raise RequestError(f"the plan ({plan.model}, cut at {', '.join(plan.cut)}) is not for this {self.model}")
 
     def _read(self, calibration: Iterable[Any]) -> list[Batch]:
         from .calibration import read_batches

@@ -159,9 +159,11 @@ def module_from_record(name: str, record: Any) -> nn.Module:
 def _arguments(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, FakeQuantize):
         return {"bits": module.bits}
-    arguments = {}
+    arguments = _transformer_arguments(module)
     for key, default in _constructor_parameters(type(module)).items():
         if key in ("device", "dtype", "args", "kwargs", "self") or key.startswith("_"):
+            continue
+        if key in arguments:
             continue
         if key == "add_bias_kv" and isinstance(module, nn.MultiheadAttention):
             value: Any = module.bias_k is not None
@@ -174,6 +176,23 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if value is not None or (hasattr(module, key) and default not in (None, inspect.Parameter.empty)):
             arguments[key] = list(value) if isinstance(value, tuple) else value
     return arguments
+
+
+def _transformer_arguments(module: nn.Module) -> dict[str, Any]:
+    """What a Transformer layer keeps in its parts alone."""
+    if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return {}
+    attention: Any = module.self_attn
+    return {
+        "d_model": attention.embed_dim,
+        "nhead": attention.num_heads,
+        "dim_feedforward": module.linear1.out_features,
+        "dropout": module.dropout.p,
+        "activation": getattr(module.activation, "__name__", ""),
+        "layer_norm_eps": module.norm1.eps,
+        "batch_first": attention.batch_first,
+        "bias": module.linear1.bias is not None,
+    }
 
 
 def _constructor_parameters(kind: type[nn.Module]) -> dict[str, Any]:

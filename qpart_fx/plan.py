@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from .container import write_file
 from .errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class PlannedLayer:
     operation: str
     macs: int
     parameters: int
-    bits: int | None
+    bits: Annotated[int, Field(ge=2, le=16)] | None
 
     @property
     def weight_bytes(self) -> float:
@@ -70,6 +71,7 @@ class Plan:
     ``objective``, None where the method proves none. Accuracies are fractions; ``measured_drop``, ``drop_upper_bound``
     (which the true drop exceeds with probability 1 - ``confidence`` at most) and ``samples`` are None where nothing was
     measured; ``labelled`` says whether the drop is one of accuracy or of agreement with the float model.
+    ``uncounted``: nodes whose MACs nobody knows, priced at nothing.
     """
 
     model: str
@@ -78,7 +80,7 @@ class Plan:
     cut: tuple[str, ...]
     device_nodes: tuple[str, ...]
     layers: tuple[PlannedLayer, ...]
-    activation_bits: dict[str, int]
+    activation_bits: dict[str, Annotated[int, Field(ge=2, le=16)]]
     time_s: float
     energy_j: float
     cost: float
@@ -96,6 +98,7 @@ class Plan:
     confidence: float | None = None
     samples: int | None = None
     labelled: bool | None = None
+    uncounted: tuple[str, ...] = ()
 
     @property
     def weight_bits(self) -> dict[str, int]:
@@ -108,7 +111,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON, with the version of its format; :meth:`from_json` gives an equal plan."""
-        return json.dumps({"format": "qpart.plan", "version": VERSION, **asdict(self)}, indent=1)
+        return json.dumps({"format": "qpart.plan", "version": VERSION, **asdict(self)}, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
@@ -133,14 +136,19 @@ class Plan:
             raise ArtifactError(f"not a valid plan: {where}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_json` to ``path``."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write :meth:`to_json` to ``path``, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written there.
+        """
+        write_file(Path(path), (self.to_json() + "\n").encode())
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Bits by layer, and the prices by cut as in the paper's Fig. 5; written to ``path`` if one is given.
 
         Raises:
             MissingDependencyError: matplotlib is not installed (the extra ``plot``).
+            ArtifactError: the picture cannot be written to ``path``.
         """
         from .plot import plot_plan
 

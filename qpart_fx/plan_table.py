@@ -17,7 +17,7 @@ def table(plan: Plan) -> str:
     on_device = sum(layer.bits is not None for layer in plan.layers)
     crossing = f"{', '.join(plan.cut)} {'crosses' if len(plan.cut) == 1 else 'cross'}"
     title = f"Plan for {plan.model}: {on_device} of {len(plan.layers)} layers on the device, {crossing}"
-    sections = [title, _layers(plan), _prices(plan), _payload(plan), _accuracy(plan)]
+    sections = [title, _layers(plan), _uncounted(plan), _prices(plan), _payload(plan), _accuracy(plan)]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -52,6 +52,15 @@ def _layers(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _uncounted(plan: Plan) -> str:
+    if not plan.uncounted:
+        return ""
+    return (
+        f"NOT PRICED: nobody knows the MACs of {', '.join(plan.uncounted)}. Teach them with qpart.register_macs; "
+        "profile.uncounted names the operations."
+    )
+
+
 def _prices(plan: Plan) -> str:
     prices = plan.prices
     share = "held" if not prices["download_time_s"] and plan.download_bytes else f"1/{plan.inferences_per_download:,}"
@@ -71,17 +80,21 @@ def _prices(plan: Plan) -> str:
 def _payload(plan: Plan) -> str:
     widths = ", ".join(f"{name} at {bits} bits" for name, bits in plan.activation_bits.items()) or "as it is"
     return (
-        f"download {si(plan.download_bytes, 'B')} of weights; upload {si(plan.upload_bytes, 'B')} an inference "
-        f"({widths}); device memory {si(plan.device_memory_bytes, 'B')}"
+        f"weights of the head {si(plan.download_bytes, 'B')} (biases, norms and the graph come on top); "
+        f"upload {si(plan.upload_bytes, 'B')} an inference ({widths}); "
+        f"device memory {si(plan.device_memory_bytes, 'B')}"
     )
 
 
 def _accuracy(plan: Plan) -> str:
-    what = "accuracy drop" if plan.labelled else "answers that differ from the float model's"
+    what = "answers that differ from the float model's" if plan.labelled is False else "accuracy drop"
     parts = [f"{what}: at most {percent(plan.max_accuracy_drop)} asked, {percent(plan.predicted_drop)} predicted"]
-    if plan.measured_drop is not None:
-        on = "" if plan.samples is None else f" on {plan.samples:,} samples"
-        parts.append(f"{percent(plan.measured_drop)} measured{on}")
+    if plan.measured_drop is None:
+        parts.append("not measured")
+    else:
+        on = "" if plan.samples is None else f" on {plan.samples:,} held-out samples"
+        gain = " (a gain)" if plan.measured_drop < 0 else ""
+        parts.append(f"{percent(plan.measured_drop)}{gain} measured{on}")
     if plan.drop_upper_bound is not None and plan.confidence is not None:
         parts.append(f"{percent(plan.drop_upper_bound)} at most with {100 * plan.confidence:g} % confidence")
     return ", ".join(parts)

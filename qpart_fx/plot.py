@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingDependencyError
+from .errors import ArtifactError, MissingDependencyError
 from .plan_table import percent, si
 
 if TYPE_CHECKING:
@@ -30,10 +30,15 @@ def plot_plan(plan: Plan, path: str | Path | None = None) -> Figure:
     except ModuleNotFoundError as error:
         raise MissingDependencyError("plotting", extra="plot") from error
     width = min(18.0, max(9.0, 0.45 * len(plan.layers) + 4))
-    figure = Figure(figsize=(width, 8.5), layout="constrained")
-    bits, *prices = figure.subplots(4, 1, height_ratios=[2, 1, 1, 1])
+    figure = Figure(figsize=(width, 9.5), layout="constrained")
+    bits, *prices = figure.subplots(5, 1, height_ratios=[2, 1, 1, 1, 1])
     _draw_bits(bits, plan)
-    terms = (("time_s", "time", "s"), ("energy_j", "energy", "J"), ("cost", "server cost", ""))
+    terms = (
+        ("time_s", "time", "s"),
+        ("energy_j", "energy", "J"),
+        ("cost", "server cost", ""),
+        ("objective", "objective", ""),
+    )
     for axes, term in zip(prices, terms, strict=True):
         _draw_price(axes, plan, *term)
     _name_cuts(prices[-1], plan)
@@ -47,7 +52,10 @@ def plot_plan(plan: Plan, path: str | Path | None = None) -> Figure:
         fontsize=11,
     )
     if path is not None:
-        figure.savefig(path, dpi=120)
+        try:
+            figure.savefig(path, dpi=120)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot write {path}: {error}") from error
     return figure
 
 

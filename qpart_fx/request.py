@@ -20,8 +20,9 @@ from .errors import RequestError
 
 T = TypeVar("T")
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Far beyond anything physical, and tame enough that no price overflows.
+Positive = Annotated[float, Field(gt=0, ge=1e-15, le=1e18, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=2, le=16)]
 
@@ -83,7 +84,7 @@ class Device:
     clock_hz: Positive
     cycles_per_mac: Positive
     kappa: NonNegative = PAPER_KAPPA
-    memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    memory_bytes: Annotated[int, Field(gt=0, le=1 << 60)] | None = None
     weight_bits: Annotated[tuple[Width, ...], AfterValidator(_widths)] = tuple(range(2, 17))
 
 
@@ -138,6 +139,8 @@ class Link:
         Both directions see the same gain; the server sends with ``server_power_w``, by default the device's power.
         The same ``seed`` gives the same link.
         """
+        if seed < 0:
+            raise RequestError(f"Link.rayleigh: seed = {seed!r} must not be negative")
         gain = float(channel.rayleigh_gains(large_scale_gain, 1, np.random.default_rng(seed))[0])
         return cls.from_snr(
             bandwidth_hz,
@@ -174,7 +177,7 @@ class Request:
     server: Server
     link: Link
     objective: Objective = Objective()  # immutable
-    inferences_per_download: Annotated[int, Field(ge=1)] = 1
+    inferences_per_download: Annotated[int, Field(ge=1, le=10**15)] = 1
     device_holds_head: bool = False
     deadline_s: Positive | None = None
     energy_budget_j: Positive | None = None

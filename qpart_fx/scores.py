@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .calibration import Batch
-from .errors import CalibrationError
+from .errors import CalibrationError, RequestError
+from .structure import take_apart
 
 Metric = Callable[[Any, Any], float]
 """``metric(outputs, targets)``: 1 for a perfect batch, less for a worse one; averaged over batches by their size."""
@@ -125,14 +125,29 @@ class MetricScores(Scorer):
         return max(0.0, self._value(clean, batch) - self._value(output, batch))
 
     def _value(self, output: Any, batch: Batch) -> float:
-        value = float(self.metric(output, batch.targets))
+        try:
+            value = float(self.metric(output, batch.targets))
+        except Exception as error:
+            raise CalibrationError(f"the metric failed on a batch of {batch.size} samples: {error!r}") from error
         if not math.isfinite(value):
             raise CalibrationError(f"the metric returned {value} on a batch of {batch.size} samples: it must be finite")
         return value
 
 
+def scorer_of(metric: Metric | None) -> Scorer:
+    """What compares outputs: ``metric``, or class scores without one.
+
+    Raises:
+        RequestError: ``metric`` cannot be called.
+    """
+    if metric is None:
+        return ClassScores()
+    if not callable(metric):
+        raise RequestError(f"metric is a {type(metric).__name__}: pass a function of (outputs, targets)")
+    return MetricScores(metric)
+
+
 def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return next((value for value in values if isinstance(value, torch.Tensor)), None)
+    tensors: list[Tensor] = []
+    take_apart(output, tensors)
+    return tensors[0] if tensors else None

@@ -12,9 +12,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from .calibration import read_batches
-from .errors import CalibrationError, RequestError
+from .errors import RequestError
 from .plan import Plan
-from .scores import ClassScores, Metric, MetricScores
+from .scores import ClassScores, Metric, Scorer, scorer_of
 
 if TYPE_CHECKING:
     from .passes.verify_accuracy import Evidence
@@ -32,13 +32,20 @@ class SplitModel(nn.Module):
     tail: GraphModule
 
     def __init__(
-        self, head: GraphModule, tail: GraphModule, plan: Plan | None = None, *, reference: nn.Module | None = None
+        self,
+        head: GraphModule,
+        tail: GraphModule,
+        plan: Plan | None = None,
+        *,
+        reference: nn.Module | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         super().__init__()
         self.head = head
         self.tail = tail
         self.plan = plan
         self._reference = (reference,)  # in a tuple: the float model is no part of this one's state
+        self._scorer = scorer or ClassScores()
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +65,7 @@ class SplitModel(nn.Module):
 
         Args:
             reference: the float model; needed for a split that comes from a file.
-            metric: as for :func:`qpart_fx.profile`; without one, class scores are compared.
+            metric: as for :func:`qpart_fx.profile`; by default what the split was planned with, else class scores.
 
         Raises:
             CalibrationError: the data are missing, broken, or do not fit the model.
@@ -72,13 +79,11 @@ class SplitModel(nn.Module):
             raise RequestError("this split comes from a file without its float model: pass it as reference=")
         device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
         batches = [batch.to(device) for batch in read_batches(data, max_samples=max_samples)]
-        scorer = ClassScores() if metric is None else MetricScores(metric)
+        scorer = self._scorer if metric is None else scorer_of(metric)
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             return verify_accuracy(model, self, batches, scorer, confidence=confidence)
-        except (RuntimeError, TypeError) as error:
-            raise CalibrationError(f"the data do not fit the model: {error}") from error
         finally:
             for module, training in modes.items():
                 module.training = training

@@ -31,7 +31,10 @@ def write_tensors(tensors: Mapping[str, Tensor], quantizers: Mapping[str, Unifor
         if isinstance(tensor, nn.Parameter):
             row["grad"] = tensor.requires_grad
         values = tensor.detach().cpu().contiguous()
-        if (quantizer := quantizers.get(name)) is not None:
+        quantizer = quantizers.get(name)
+        if quantizer is not None and not torch.equal(quantizer(values), values):
+            quantizer = None  # changed since it was quantized: it no longer lies on the grid
+        if quantizer is not None:
             row |= {"bits": quantizer.bits, "step": quantizer.step, "zero": quantizer.zero_point}
             codes = quantizer.encode(values).flatten().numpy().astype(np.uint16)
             pieces.append(pack_bits(codes, quantizer.bits))

@@ -137,20 +137,27 @@ def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candid
 
 
 def choose(candidates: Candidates, eligible: NDArray[np.bool_]) -> Choice:
-    """Algorithm 2: the pattern of least objective among the ``eligible`` ones that overstep no limit; ties go to the
-    first.
+    """Algorithm 2: of the ``eligible`` patterns that overstep no limit, that of least objective; ties go to the first.
 
-    When there is none: the eligible pattern that oversteps by the least factor, with the limit that it oversteps most.
+    When there is none: the eligible pattern that oversteps by the least factor, and the limit that binds. That is one
+    that no pattern meets by itself, if there is such; else one without which the others could be met; else the one that
+    this pattern oversteps most.
     """
     names = list(candidates.overstep)
-    worst = np.stack([candidates.overstep[name] for name in names])
-    feasible = eligible & (worst <= 1.0).all(axis=0)
-    shape = candidates.objective.shape
+    overstep = np.stack([candidates.overstep[name] for name in names])
+    met = eligible & (overstep <= 1.0)
+    feasible = met.all(axis=0)
     if feasible.any():
-        place = np.argmin(np.where(feasible, candidates.objective, np.inf))
-        cut, level = np.unravel_index(place, shape)
-        return Choice(int(cut), int(level))
-    place = np.argmin(np.where(eligible, worst.max(axis=0), np.inf))
-    cut, level = np.unravel_index(place, shape)
-    binding = int(np.argmax(worst[:, cut, level]))
-    return Choice(int(cut), int(level), names[binding], float(worst[binding, cut, level]))
+        return Choice(*_place(np.where(feasible, candidates.objective, np.inf)))
+    cut, level = _place(np.where(eligible, overstep.max(axis=0), np.inf))
+    broken = overstep[:, cut, level] > 1.0
+    by_itself = ~met.any(axis=(1, 2))
+    without = np.array([np.delete(met, index, axis=0).all(axis=0).any() for index in range(len(names))])
+    suspects = next(each & broken for each in (by_itself, without, broken) if (each & broken).any())
+    binding = int(np.argmax(np.where(suspects, overstep[:, cut, level], -np.inf)))
+    return Choice(cut, level, names[binding], float(overstep[binding, cut, level]))
+
+
+def _place(values: Floats) -> tuple[int, int]:
+    cut, level = np.unravel_index(np.argmin(values), values.shape)
+    return int(cut), int(level)

@@ -70,7 +70,7 @@ UNKNOWN: list[tuple[Callable[..., Any] | str, tuple[Tensor, ...], str]] = [
     ("cov", (r(3, 4),), "torch.Tensor.cov"),
     (torch.chain_matmul, (r(3, 4), r(4, 5)), "torch.functional.chain_matmul"),
     (nn.CosineSimilarity(), (r(3, 4), r(3, 4)), "torch.nn.modules.distance.CosineSimilarity"),
-    (torch.ops.aten.mm.default, (r(3, 4), r(4, 5)), "aten.mm.default"),
+    (torch.ops.aten.cdist.default, (r(3, 4), r(5, 4)), "aten.cdist.default"),
 ]
 
 
