@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpart_fx.meta import set_info
+from qpart_fx.meta import constants_behind, info, set_info
 from qpart_fx.pass_manager import Pass, PassResult
 
 
@@ -22,9 +22,10 @@ class CountParameters(Pass):
 
     def run(self, graph_module: GraphModule) -> PassResult:
         owned: set[int] = set()
+        parameters = dict(graph_module.named_parameters(remove_duplicate=False))
         for node in graph_module.graph.nodes:
             weights = {}
-            for name, parameter in parameters_of(graph_module, node):
+            for name, parameter in _used_by(node, parameters):
                 if parameter.dim() >= 2 and parameter.is_floating_point() and id(parameter) not in owned:
                     owned.add(id(parameter))
                     weights[name] = parameter.numel()
@@ -32,14 +33,12 @@ class CountParameters(Pass):
         return PassResult(graph_module, modified=False)
 
 
-def parameters_of(graph_module: GraphModule, node: Node) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that ``node`` uses, with their qualified names: its module's, or raw ones passed to a function."""
+def _used_by(node: Node, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that ``node`` uses: its module's, or raw ones, also if they are reshaped or scaled before."""
     if node.op == "call_module":
-        module = graph_module.get_submodule(str(node.target))
-        for name, parameter in module.named_parameters():
-            yield f"{node.target}.{name}", parameter
-    elif node.op in ("call_function", "call_method"):
-        parameters = dict(graph_module.named_parameters(remove_duplicate=False))
-        for source in node.all_input_nodes:
+        prefix = f"{node.target}."
+        yield from ((name, parameter) for name, parameter in parameters.items() if name.startswith(prefix))
+    elif node.op in ("call_function", "call_method") and not info(node).constant:
+        for source in reversed(constants_behind(node)):
             if source.op == "get_attr" and str(source.target) in parameters:
                 yield str(source.target), parameters[str(source.target)]

@@ -44,7 +44,7 @@ def resolve_cut(graph_module: GraphModule, names: str | Sequence[str]) -> Cut:
     for cut in cuts:
         if set(cut.crossing) == wanted:
             return cut
-    by_name = {node.name: node for node in _inner_nodes(graph_module) if node.op != "get_attr"}
+    by_name = {node.name: node for node in _inner_nodes(graph_module) if not info(node).constant}
     for name in sorted(wanted - by_name.keys()):
         close = difflib.get_close_matches(name, by_name, n=3) or [*by_name][:3]
         raise RequestError(f"cut: the graph has no node '{name}'; near it are {', '.join(close)}")
@@ -100,7 +100,7 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
     macs = live = peak = 0
     for place, node in enumerate(order):
         macs += info(node).macs or 0
-        if node.op != "get_attr":  # constants are no activations: each side has its own
+        if not info(node).constant:  # each side has its own
             alive[node] = None
             live += _bytes(node)
             peak = max(peak, live)

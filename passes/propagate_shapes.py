@@ -12,13 +12,13 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from qpart_fx.errors import CalibrationError
 from qpart_fx.inputs import describe_inputs, positional
-from qpart_fx.meta import describe, set_info, tensors_of, where
+from qpart_fx.meta import describe, info, set_info, tensors_of, where
 from qpart_fx.pass_manager import Pass, PassResult
 
 
 @dataclass(frozen=True)
 class PropagateShapes(Pass):
-    """Sets ``output``, ``storages`` and ``writes`` of every node's record, for one call with ``args`` and ``kwargs``.
+    """Sets ``output``, ``storages``, ``writes`` and ``constant`` of every node for a call with ``args`` and ``kwargs``.
 
     Raises:
         CalibrationError: the model does not take these inputs; the message names the node that failed.
@@ -30,6 +30,7 @@ class PropagateShapes(Pass):
     def run(self, graph_module: GraphModule) -> PassResult:
         with torch.no_grad():
             _Recorder(graph_module).run(*positional(graph_module, self.args, self.kwargs))
+        _mark_constants(graph_module)
         return PassResult(graph_module, modified=False)
 
     def __repr__(self) -> str:
@@ -68,3 +69,26 @@ class _Recorder(Interpreter):
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+_CREATION = frozenset("arange eye full linspace ones scalar_tensor tensor zeros".split())
+
+
+def _mark_constants(graph_module: GraphModule) -> None:
+    nodes = list(graph_module.graph.nodes)
+    written = frozenset().union(*(info(node).writes for node in nodes))
+    for node in nodes:
+        record = info(node)
+        if node.op == "get_attr":
+            constant = True
+        elif node.op in ("placeholder", "output") or record.writes or record.storages & written:
+            constant = False
+        elif node.all_input_nodes:
+            constant = node.op != "call_module" and all(info(source).constant for source in node.all_input_nodes)
+        else:
+            constant = node.op == "call_function" and _name(node.target) in _CREATION
+        set_info(node, constant=constant)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "")).split(".")[0]  # an ATen overload is called arange.default

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch.fx import Graph, GraphModule, Node
 
+from qpart_fx.meta import info
+
 
 def split_at_cut(
     graph_module: GraphModule, crossing: Sequence[str], device_nodes: Sequence[str]
@@ -15,7 +17,8 @@ def split_at_cut(
 
     The head is called as the model is and returns the tuple of the ``crossing`` values. The tail takes them, in that
     order, and returns the model's output in the model's structure. Every node is on exactly one side, constants and
-    parameters on each that uses them, and both sides own copies: head then tail is the model, bit for bit.
+    parameters on each that uses them, and both sides own copies: head then tail is the model, bit for bit. Needs the
+    records of PropagateShapes.
     """
     device = set(device_nodes)
     nodes = list(graph_module.graph.nodes)
@@ -44,8 +47,8 @@ def _tail_graph(nodes: Sequence[Node], device: set[str], crossing: Sequence[str]
         placed[by_name[name]] = received
 
     def place(node: Node) -> Node:
-        if node not in placed and node.op == "get_attr":  # a constant that the device has as well
-            placed[node] = graph.node_copy(node)
+        if node not in placed and info(node).constant:  # the device may have it as well
+            placed[node] = graph.node_copy(node, place)
         return placed[node]
 
     for node in nodes:
@@ -57,7 +60,7 @@ def _tail_graph(nodes: Sequence[Node], device: set[str], crossing: Sequence[str]
 def _own(whole: GraphModule, graph: Graph, side: str) -> GraphModule:
     """A graph module that holds copies of what ``graph`` uses of ``whole``, and nothing else."""
     for node in reversed(graph.nodes):
-        if node.op == "get_attr" and not node.users:
+        if info(node).constant and not node.users:
             graph.erase_node(node)
     graph.lint()
     return copy.deepcopy(GraphModule(whole, graph, class_name=f"{whole._get_name()}{side}"))

@@ -46,11 +46,13 @@ class NodeInfo:
     ``weights`` maps the qualified name of every weight first used by this node to its number of elements.
     ``macs`` is None where no handler knows the operation. ``storages``: the memory that the value lies in, as numbers
     that views of one tensor share. ``writes``: the memory that the node writes to in place.
+    ``constant``: the value follows from parameters, buffers and numbers alone, and each side of a cut makes its own.
     """
 
     output: Any = None
     storages: frozenset[int] = frozenset()
     writes: frozenset[int] = frozenset()
+    constant: bool = False
     weights: Mapping[str, int] = field(default_factory=dict)
     macs: int | None = 0
 
@@ -61,10 +63,6 @@ class NodeInfo:
     @property
     def elements(self) -> int:
         return sum(tensor.elements for tensor in tensors_in(self.output))
-
-    @property
-    def is_tensor(self) -> bool:
-        return isinstance(self.output, TensorInfo)
 
 
 def info(node: Node) -> NodeInfo:
@@ -115,6 +113,18 @@ def tensors_in(value: Any) -> Iterator[TensorInfo]:
 
     map_aggregate(value, leaf)
     yield from found
+
+
+def constants_behind(node: Node) -> list[Node]:
+    """The constant nodes that ``node`` uses, directly or through other constants."""
+    found: dict[Node, None] = {}
+    pending = [node]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if info(source).constant and source not in found:
+                found[source] = None
+                pending.append(source)
+    return list(found)
 
 
 def where(node: Node) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.overrides import get_overridable_functions, resolve_name
 
 from .errors import ArtifactError
@@ -27,6 +29,7 @@ _ATTRIBUTES = frozenset(
 _CALLERS = ("torch.nn.functional.triplet_margin_with_distance_loss",)
 """Functions that call what they are given: a file must not reach a call of something that it looked up."""
 
+_UNSAFE_ATEN = frozenset("from_file set_ _print save load resize_ set_data".split())
 _UNSAFE_METHODS = frozenset(
     "apply_ map_ map2_ module_load numpy register_hook requires_grad_ share_memory_ set_".split()
 )
@@ -73,6 +76,8 @@ def function_name(function: Any) -> str:
         ArtifactError: it is none of those that a file may call.
     """
     name = _function_names().get(function)
+    if isinstance(function, OpOverload) and _aten(str(function)) is function:
+        name = str(function)
     if name is None:
         called = f"{getattr(function, '__module__', '?')}.{getattr(function, '__name__', function)}"
         raise ArtifactError(f"the graph calls {called}, which no file may hold: use a torch function or method instead")
@@ -85,9 +90,20 @@ def function_named(name: str) -> Callable[..., Any]:
     Raises:
         ArtifactError: a file may not call it.
     """
+    if (overload := _aten(name)) is not None:
+        return overload
     if name not in _functions():
         raise ArtifactError(f"the graph calls '{name}', which is not among the operations that a file may call")
     return _functions()[name]
+
+
+def _aten(name: str) -> OpOverload | None:
+    """The operation ``aten.NAME.OVERLOAD``, as torch.export leaves it, if it computes and does nothing else."""
+    match = re.fullmatch(r"aten\.(\w+)\.(\w+)", name)
+    if match is None or match[1] in _UNSAFE_ATEN or not hasattr(torch.ops.aten, match[1]):
+        return None
+    found = getattr(getattr(torch.ops.aten, match[1]), match[2], None)
+    return found if isinstance(found, OpOverload) else None
 
 
 def check_method(name: str) -> str:

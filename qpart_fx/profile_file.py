@@ -13,13 +13,14 @@ from . import container
 from .backends.packed import read_checked, read_graph, write_graph
 from .cut import Cut
 from .drop_curve import DropCurve
+from .meta import info, set_info
 from .model_profile import CutProfile, LayerProfile, Profile
-from .passes.count_parameters import CountParameters
 from .scores import ClassScores
 
 _LAYERS = TypeAdapter(tuple[LayerProfile, ...])
 _NUMBERS = TypeAdapter(list[float])
 _RANGES = TypeAdapter(dict[str, tuple[float, float]])
+_SIZES = TypeAdapter(dict[str, int])
 _NAMES = TypeAdapter(dict[str, str])
 _CUTS = TypeAdapter(tuple[CutProfile, ...])
 
@@ -40,8 +41,10 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
 
     def read() -> Profile:
         graph, _ = read_graph(manifest["graph"], data)
-        CountParameters().run(graph)
         record = manifest["profile"]
+        for node in graph.graph.nodes:
+            set_info(node, weights=_SIZES.validate_python(record["weights"].get(node.name, {})))
+            set_info(node, constant=node.name in record["constants"])
         order = tuple(record["order"])
         cuts = [{**place, "cut": {**place["cut"], "order": order}} for place in record["cuts"]]
         noise, drop = (_NUMBERS.validate_python(record["curve"][name]) for name in ("noise", "drop"))
@@ -65,8 +68,11 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
 
 
 def _to_record(profile: Profile) -> dict[str, Any]:
+    nodes = list(profile.graph.graph.nodes)
     return {
         "model": profile.model,
+        "weights": {node.name: dict(info(node).weights) for node in nodes if info(node).weights},
+        "constants": [node.name for node in nodes if info(node).constant],
         "layers": [asdict(layer) for layer in profile.layers],
         "order": profile.cuts[0].cut.order,
         "cuts": [{**asdict(place), "cut": _without_order(place.cut)} for place in profile.cuts],

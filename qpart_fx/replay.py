@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from .calibration import Batch
 from .errors import CalibrationError
 from .inputs import describe_inputs, positional
-from .meta import where
+from .meta import constants_behind, where
 
 
 class Replay:
@@ -48,8 +48,11 @@ class Replay:
         return self._values[self._nodes[self._position[name]]]
 
     def from_node(self, name: str) -> Any:
-        """The output when the node ``name`` and all that follow it run again, as after a change of its weights."""
-        return self._again(self._position[name], {})
+        """The output when the node ``name``, the constants it uses, and all that follow run again, as after a change of
+        its weights."""
+        start = self._position[name]
+        behind = (self._position[source.name] for source in constants_behind(self._nodes[start]))
+        return self._again(min(behind, default=start), {})
 
     def with_values(self, values: Mapping[str, Any]) -> Any:
         """The output when the named nodes have these values instead of their own."""

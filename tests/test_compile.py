@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import qpart_fx as qpart
+from qpart_fx.passes.capture import capture, capture_report
 from qpart_fx.quantized import weight_quantizers
 from qpart_fx.quantizer import FakeQuantize, UniformQuantizer
 from tests.networks import Residual, Tokens, TwoInputs, classifier, images
@@ -181,6 +182,32 @@ def test_saved_and_loaded_split_is_the_same(profile: qpart.Profile, tmp_path: Pa
     assert again.packed_head() == split.packed_head()
     with pytest.raises(qpart.RequestError, match="pass it as reference="):
         again.verify([x])
+
+
+class Branching(nn.Module):
+    """Captured by torch.export only: its control flow reads a value that symbolic tracing does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.raw = classifier(), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, images: Tensor, *, scale: Tensor | None = None) -> dict[str, Tensor]:
+        scores = self.net(images) @ self.raw.t()
+        if isinstance(scores, Tensor) and len(list(scores.split(1, dim=1))) == 4:
+            scores = scores + 1
+        return {"scores": scores if scale is None else scores * scale}
+
+
+def test_a_model_that_only_torch_export_captures_compiles_and_saves(tmp_path: Path) -> None:
+    model, x = Branching(), images(60)
+    split = qpart.compile(model, qpart.Request.paper(0.5, device_holds_head=True), calibration=[{"images": x}])
+    assert capture_report(model_graph := capture(model, (), {"images": x[:2]})).way.startswith("torch.export")
+    assert torch.equal(model_graph(images=x)["scores"], model(x)["scores"])
+    split.save(tmp_path / "split.qpart")
+    again = qpart.load(tmp_path / "split.qpart")
+    assert isinstance(again, qpart.SplitModel)
+    for size in (1, 7, 60):  # other batch sizes than the captured one
+        assert torch.equal(again(images=x[:size])["scores"], split(images=x[:size])["scores"])
 
 
 def test_saved_and_loaded_profile_gives_the_same_plans_and_heads(profile: qpart.Profile, tmp_path: Path) -> None:

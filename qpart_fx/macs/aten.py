@@ -47,6 +47,7 @@ def _overloads(name: str) -> list[Any]:
     return [getattr(packet, overload) for packet in packets if packet is not None for overload in packet.overloads()]
 
 
+@register_macs(*(getattr(torch, name) for name in _RECURRENT))
 @register_macs(*(overload for name in _RECURRENT for overload in _overloads(name)))
 def recurrent(call: Call) -> int | None:
     """Every weight matrix multiplies once for each step of each sequence."""

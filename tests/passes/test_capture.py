@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qpart_fx as qpart
-from qpart_fx.passes.capture import capture
+from qpart_fx.passes.capture import capture, capture_report
 from tests.networks import Residual, images
 
 
@@ -102,3 +103,72 @@ def test_weights_that_are_not_finite(value: float) -> None:
         model.weight[0, 1] = value
     with pytest.raises(qpart.ModelError, match="'weight' holds 1 NaN or infinite values of 6"):
         capture(model)
+
+
+class Optional(nn.Module):
+    """An argument that is mostly left out, and control flow on a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, flip: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        y: Tensor = self.fc(x)
+        if mask is not None:
+            y = y * mask
+        if flip:
+            y = -y
+        if x.dim() == 2 and x.shape[1] > 3:
+            y = y + 1
+        return y, {"size": x}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"flip": True}, {"mask": torch.ones(4)}])
+def test_optional_arguments_and_control_flow_on_sizes(kwargs: dict[str, Any]) -> None:
+    model, x = Optional(), torch.randn(3, 4)
+    graph = capture(model, (x,), kwargs)
+    assert capture_report(graph).way == "tracing beside a run"
+    assert "symbolic_trace" in capture_report(graph).failed
+    for size in (1, 3, 8):
+        x = torch.randn(size, 4)
+        output, expected = graph(x, **kwargs), model(x, **kwargs)
+        assert torch.equal(output[0], expected[0])
+        assert torch.equal(output[1]["size"], x)
+
+
+def test_a_flag_that_was_captured_is_checked() -> None:
+    graph = capture(Optional(), (torch.randn(3, 4),), {"flip": True})
+    with pytest.raises(AssertionError, match="captured with flip = True"):
+        graph(torch.randn(3, 4), flip=False)
+
+
+def test_a_transformer_keeps_its_fast_path() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 3).eval()
+    x = torch.randn(2, 5, 16)
+    split = qpart.split(model, x)
+    with torch.no_grad():
+        assert torch.equal(split(x), model(x))
+    assert any(name.startswith("layers.0") for name in split.head.state_dict())
+    assert any(name.startswith("layers.2") for name in split.tail.state_dict())
+
+
+def test_an_unknown_object_in_the_output_comes_back() -> None:
+    class Cache:
+        def __init__(self, keys: list[Tensor], length: int) -> None:
+            self.keys, self.length = keys, length
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Cache]:
+            y = self.fc(x)
+            return y.relu(), Cache([y, y * 2], 2)
+
+    model, x = Cached(), torch.randn(2, 4)
+    scores, cache = qpart.split(model, x)(x)
+    assert torch.equal(scores, model(x)[0])
+    assert type(cache) is Cache
+    assert cache.length == 2
+    assert torch.equal(cache.keys[1], model(x)[1].keys[1])

@@ -167,3 +167,33 @@ def test_every_legal_cut_around_a_view_is_exact() -> None:
     for cut in find_cuts(graph):
         head, tail = split_at_cut(graph, cut.crossing, cut.device_nodes)
         assert torch.equal(tail(*(value.clone() for value in head(x))), model(x)), cut.crossing
+
+
+class Computed(nn.Module):
+    """Uses a parameter through a transpose and a product, as attention's projections often are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.weight.t() * 2
+        scores: Tensor = torch.relu(self.first(x)) @ scaled
+        return scores
+
+
+def test_what_follows_from_parameters_alone_never_crosses() -> None:
+    graph = analysed(Computed(), torch.randn(2, 4))
+    cuts = find_cuts(graph)
+    assert [cut.crossing for cut in cuts] == [("x",), ("first",), ("relu",), ("matmul",)]
+    for cut in cuts:
+        head, tail = split_at_cut(graph, cut.crossing, cut.device_nodes)
+        x = torch.randn(5, 4)
+        assert torch.equal(tail(*head(x)), graph(x))
+
+
+def test_a_weight_belongs_to_what_multiplies_with_it() -> None:
+    graph = analysed(Computed(), torch.randn(2, 4))
+    weights = {node.name: dict(info(node).weights) for node in graph.graph.nodes if info(node).weights}
+    assert weights == {"first": {"first.weight": 24}, "matmul": {"weight": 18}}
