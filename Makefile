@@ -17,7 +17,7 @@ INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(PY) -m pip install
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips must not write to one environment; `make -j` is accepted and changes nothing
-.PHONY: help demo test test-all check format bench clean distclean
+.PHONY: help demo test test-all check format bench coverage clean distclean
 
 help: ## show this list
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS=...]'
@@ -51,6 +51,9 @@ format: $(VENV)/.dev ## put the code into the style that `make check` asks for
 bench: $(VENV)/.dev ## run the micro-benchmarks
 	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only -m '' $(ARGS)
 
+coverage: $(VENV)/.coverage-suite ## try capture and split on over a hundred networks (ARGS: parts of their names)
+	$(PY) -m tests.coverage.report $(ARGS)
+
 clean: ## remove caches, build outputs and demo/; .venv and results stay
 	rm -rf build dist demo *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -80,3 +83,8 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what tests and checks need into $(VENV); torch is large (PIP_QUIET=0 shows the progress) ...'
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.coverage-suite: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing the libraries of networks into $(VENV) ...'
+	$(INSTALL) --editable '.[coverage]'
+	@touch $@

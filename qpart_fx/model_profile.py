@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from .calibration import Batch
+    from .passes.capture import CaptureReport
     from .scores import Scorer
     from .split_model import SplitModel
 
@@ -92,6 +93,13 @@ class Profile:
     graph: GraphModule = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
     scorer: Scorer | None = field(repr=False, compare=False)
+
+    @property
+    def captured(self) -> CaptureReport:
+        """The way by which the model became a graph, and why those tried before failed."""
+        from .passes.capture import capture_report
+
+        return capture_report(self.graph)
 
     def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "paper") -> Plan:
         """The cheapest plan that meets ``request``: Algorithm 2 over the stored patterns.

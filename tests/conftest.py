@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
+collect_ignore = ["coverage"]  # a suite of its own, with libraries of its own: `make coverage`
+
 ZOO = Path(__file__).parents[2] / "shared" / "data" / "zoo.py"
 
 

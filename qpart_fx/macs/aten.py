@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from qpart_fx.macs.table import Call, handler_of, register_macs
 from qpart_fx.macs.zero import nothing
 from qpart_fx.meta import tensors_in
+from qpart_fx.structure import Build, TakeApart
 
 _ZERO = """
 sym_size sym_stride sym_numel sym_storage_offset alias lift_fresh_copy _to_copy _unsafe_view slice select copy
@@ -59,3 +60,4 @@ def recurrent(call: Call) -> int | None:
 
 
 register_macs(*(overload for name in _ZERO.split() for overload in _overloads(name)))(nothing)
+register_macs(Build, TakeApart)(nothing)
