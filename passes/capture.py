@@ -14,7 +14,7 @@ from torch.fx.graph import CodeGen
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from qpart_fx.errors import CalibrationError, CaptureError, ModelError
+from qpart_fx.errors import CaptureError, ModelError, QPartError
 from qpart_fx.exporting import export_graph
 from qpart_fx.inputs import describe_inputs
 from qpart_fx.structure import take_apart
@@ -32,7 +32,11 @@ class CaptureReport:
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    inputs_error: type[QPartError] = CaptureError,
 ) -> GraphModule:
     """The graph of ``model`` in eval mode, over a copy of it: nothing of the caller's module is changed or shared.
 
@@ -42,7 +46,7 @@ def capture(
 
     Raises:
         CaptureError: the module cannot be copied, or captured in any way; the message says at which line of its source.
-        CalibrationError: the module itself does not run on the example inputs.
+            Or, as an ``inputs_error``, the module itself does not run on the example inputs.
         ModelError: a parameter or buffer is NaN or infinite.
     """
     if not isinstance(model, nn.Module):
@@ -59,7 +63,7 @@ def capture(
             )
         return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph: "")
     kwargs = kwargs or {}
-    expected = _run(own, args, kwargs, CalibrationError)
+    expected = _run(own, args, kwargs, inputs_error)
 
     def differs(graph: GraphModule) -> str:
         return "" if _same(_run(graph, args, kwargs, CaptureError), expected) else "its output is not the module's"
@@ -96,7 +100,10 @@ def _first(
             failed[way] = _place(error, model) + (str(error).strip().splitlines() or [repr(error)])[0]
             causes.append(error)
     reasons = "; ".join(f"{way}: {reason}" for way, reason in failed.items())
-    raise CaptureError(f"{type(model).__name__} cannot be captured. {reasons}") from (causes[0] if causes else None)
+    remedy = "take the decision out of forward, as an argument that is no tensor, or compile a submodule instead"
+    raise CaptureError(f"{type(model).__name__} cannot be captured. {reasons}. Remedy: {remedy}") from (
+        causes[0] if causes else None
+    )
 
 
 def _reported(graph: GraphModule, way: str, failed: Mapping[str, str]) -> GraphModule:

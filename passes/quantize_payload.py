@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
+from qpart_fx.inputs import device_of
 from qpart_fx.pass_manager import Pass, PassResult
 from qpart_fx.quantized import crossing_nodes
 from qpart_fx.quantizer import FakeQuantize, UniformQuantizer
@@ -29,7 +30,7 @@ class QuantizePayload(Pass):
         if node.name not in self.quantizers:
             return node
         name = f"quantize_{node.name}"
-        device = next((tensor.device for tensor in graph_module.state_dict().values()), None)
-        graph_module.add_submodule(name, FakeQuantize(self.quantizers[node.name]).eval().to(device))
+        quantize = FakeQuantize(self.quantizers[node.name]).eval().to(device_of(graph_module))
+        graph_module.add_submodule(name, quantize)
         with graph_module.graph.inserting_before(graph_module.graph.output_node()):
             return graph_module.graph.call_module(name, (node,))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from .errors import CalibrationError, RequestError
-from .inputs import describe_inputs
+from .inputs import copied, describe_inputs
 
 HOW = (
     "give an iterable of batches, each `inputs` or `(inputs, targets)`; inputs are a tensor, a tuple, or a dict of "
@@ -50,17 +50,13 @@ class Batch:
 
     def copy(self) -> Batch:
         """The same batch in memory of its own, for a model that may write to its inputs."""
-        args, kwargs = map_aggregate(self.args, _clone), map_aggregate(dict(self.kwargs), _clone)
+        args, kwargs = map_aggregate(self.args, copied), map_aggregate(dict(self.kwargs), copied)
         return Batch(tuple(args), dict(kwargs), self.targets, self.size)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """The batch in pieces of at most ``size`` samples."""
         for start in range(0, self.size, size):
             yield self.select(slice(start, start + size))
-
-
-def _clone(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def read_batches(calibration: Iterable[Any] | None, *, max_samples: Any) -> list[Batch]:

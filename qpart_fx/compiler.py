@@ -16,7 +16,7 @@ from .calibration import HOW, Batch, alternate, read_batches
 from .cut import Cut
 from .drop_curve import curve_of_margins, curve_of_points
 from .errors import CalibrationError, CaptureError, ModelError, RequestError
-from .inputs import describe_inputs
+from .inputs import describe_inputs, device_of
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile
 from .pass_manager import Pipeline, debug_level
@@ -104,11 +104,11 @@ def profile(
     drops = _checked_levels(levels)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     batches = [batch.to(device) for batch in read_batches(calibration, max_samples=max_samples)]
     fit, check = alternate(batches)
     args, kwargs = _example(example_inputs, fit)
-    graph = capture(model, args, kwargs)
+    graph = capture(model, args, kwargs, inputs_error=CalibrationError)
     analyse(graph, args, kwargs)
     layers = [node for node in graph.graph.nodes if info(node).parameters]
     if not layers:
@@ -198,8 +198,7 @@ def split(
         cut: names of the crossing nodes, ``"input"`` or ``"output"``; by default the cut that halves the MACs best.
 
     Raises:
-        CaptureError: the model cannot be traced. RequestError: there is no such cut. CalibrationError: the model does
-            not take these inputs.
+        CaptureError: the model cannot be captured, or does not take these inputs. RequestError: there is no such cut.
     """
     positional, keywords = _arguments(args)
     keywords = {**keywords, **(kwargs or {})}

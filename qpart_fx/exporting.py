@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,8 +41,7 @@ def export_graph(
 
     model.forward = tensors_only
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             shapes = _batch_dimensions(model, args, kwargs) if dynamic else None
             program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
             exported = program.module(check_guards=False)
@@ -49,6 +50,19 @@ def export_graph(
     tensors: list[Any] = []
     structure = take_apart(output, tensors)
     return _plain(type(model).__name__, exported, _named(model, args, kwargs), structure)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs a failure at length; the caller of this module says it in a line."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _batch_dimensions(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.node import map_aggregate
 
@@ -36,11 +37,17 @@ def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping
             if not node.args:
                 raise CalibrationError(f"input '{name}' is missing: {called}")
             values[name] = node.args[0]
-    return [map_aggregate(values[name], _copy) for name in names]
+    return [map_aggregate(values[name], copied) for name in names]
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A tensor in memory of its own; anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters and buffers of ``module`` are; the CPU if it has none."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -300,12 +300,13 @@ class Profile:
 
     def _read(self, calibration: Iterable[Any]) -> list[Batch]:
         from .calibration import read_batches
+        from .inputs import device_of
 
         if self.scorer is None:
             raise RequestError(
                 "the profile was made with a metric, which its file cannot hold: profile the model again"
             )
-        device = next(self.graph.parameters()).device
+        device = device_of(self.graph)
         return [batch.to(device) for batch in read_batches(calibration, max_samples=sys.maxsize)]
 
     def _measured(self, split: SplitModel, check: Sequence[Batch], confidence: float) -> SplitModel:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from .calibration import read_batches
 from .errors import RequestError
+from .inputs import device_of
 from .plan import Plan
 from .scores import ClassScores, Metric, Scorer, scorer_of
 
@@ -77,7 +77,7 @@ class SplitModel(nn.Module):
         model = self._reference[0] if reference is None else capture(reference)
         if model is None:
             raise RequestError("this split comes from a file without its float model: pass it as reference=")
-        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        device = device_of(self)
         batches = [batch.to(device) for batch in read_batches(data, max_samples=max_samples)]
         scorer = self._scorer if metric is None else scorer_of(metric)
         modes = {module: module.training for module in self.modules()}

@@ -19,6 +19,9 @@ class Part(ABC):
     def build(self, tensors: Sequence[Any]) -> Any:
         """The value with ``tensors`` in it."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Part:
+        return self  # it never changes
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf(Part):

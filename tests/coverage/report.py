@@ -1,6 +1,7 @@
 """What can be captured and split without changing a bit, as a table: ``python -m tests.coverage.report [PART ...]``.
 
-PART: only networks whose names hold one of them. Each network runs in a process of its own, with a time limit. The results also go to ``results/coverage.json``.
+PART: only networks whose names hold one of them. Each network runs in a process of its own, with a time limit. The
+results also go to ``results/coverage.json``.
 """
 
 from __future__ import annotations

@@ -172,3 +172,13 @@ def test_an_unknown_object_in_the_output_comes_back() -> None:
     assert type(cache) is Cache
     assert cache.length == 2
     assert torch.equal(cache.keys[1], model(x)[1].keys[1])
+
+
+class Raises(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("only on Sundays")
+
+
+def test_a_forward_that_raises_names_its_line() -> None:
+    with pytest.raises(qpart.CaptureError, match=r"test_capture\.py:\d+: .*only on Sundays"):
+        qpart.split(Raises(), torch.randn(2, 3))
