@@ -154,11 +154,18 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _bake_parametrizations(model: nn.Module) -> None:
-    """Weights that are computed from others (weight norm, spectral norm) become what they are now."""
+    """Weights that are computed from others (weight norm, spectral norm) become what they are now.
+
+    Not by torch's own ``remove_parametrizations``: it edits the module's class, which the caller's module shares.
+    """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            names: Any = module.parametrizations
+            values = {name: getattr(module, name).detach().clone() for name in names}
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
 
 
 def _place(error: BaseException, model: nn.Module) -> str:

@@ -22,6 +22,9 @@ class SourceTracer(Tracer):
 
     record_stack_traces = True
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not isinstance(m, _CONTAINERS) and super().is_leaf_module(m, module_qualified_name)
+
 
 class ValueProxy(Proxy):
     """A proxy that knows the value its node has in the run beside the trace."""
@@ -76,9 +79,6 @@ class RunTracer(SourceTracer):
         self.values: dict[Node, Any] = {}
         self._arguments = arguments
         self._executing = False  # what a node does is no part of the graph
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not isinstance(m, _CONTAINERS) and super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

@@ -210,6 +210,40 @@ def test_a_model_that_only_torch_export_captures_compiles_and_saves(tmp_path: Pa
         assert torch.equal(again(images=x[:size])["scores"], split(images=x[:size])["scores"])
 
 
+class Encoder(nn.Module):
+    """A stack of Transformer layers: each is a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu", layer_norm_eps=1e-6)
+        self.embed, self.encoder, self.fc = nn.Linear(5, 16), nn.TransformerEncoder(layer, 3), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fc(self.encoder(self.embed(x)).mean(1))
+        return scores
+
+
+def test_transformer_layers_have_widths_of_their_own_and_can_be_saved(tmp_path: Path) -> None:
+    x = torch.randn(40, 7, 5)
+    profile = qpart.profile(Encoder(), [x], progress=False)
+    assert [layer.operation for layer in profile.layers] == ["Linear", *["TransformerEncoderLayer"] * 3, "Linear"]
+    split = profile.compile(qpart.Request.paper(0.5), cut=profile.cuts[2].cut.crossing)
+    split.save(tmp_path / "split.qpart")
+    again = qpart.load(tmp_path / "split.qpart")
+    assert isinstance(again, qpart.SplitModel)
+    with torch.no_grad():
+        assert torch.equal(again(x), split(x))
+
+
+def test_parametrized_weights_are_baked(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 4)).eval()
+    x = torch.randn(30, 6)
+    assert torch.equal(qpart.split(model, x)(x), model(x))
+    split = qpart.compile(model, qpart.Request.paper(0.5), calibration=[x])
+    split.save(tmp_path / "split.qpart")
+    assert nn.utils.parametrize.is_parametrized(model[0])
+
+
 def test_saved_and_loaded_profile_gives_the_same_plans_and_heads(profile: qpart.Profile, tmp_path: Path) -> None:
     profile.save(tmp_path / "profile.qpart")
     again = qpart.load(tmp_path / "profile.qpart")
