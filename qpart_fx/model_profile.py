@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
-from .noise import noise_at_zero_bits, noise_by_width
-from .plan import CutPrice, Plan, PlannedLayer
+from .noise import noise_at_zero_bits
+from .paper_planner import PaperPlanner, why_infeasible
+from .plan import Plan
 from .request import Request
-from .solver.paper import Candidates, Chain, Choice, Patterns, choose, offline_patterns, price_patterns
+from .solver.paper import Choice
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -115,10 +115,7 @@ class Profile:
         """
         if method not in METHODS:
             raise RequestError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-        plan, choice = self._plan(request, cut, len(self._levels))
-        if choice.limit is not None:
-            raise InfeasibleError(_why(choice, plan, request), limit=choice.limit, nearest=plan)
-        return plan
+        return self._best(request, cut)[0]
 
     def plan_many(self, requests: Iterable[Request]) -> list[Plan]:
         """A plan for each of ``requests``."""
@@ -152,11 +149,9 @@ class Profile:
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
             return self._measured(lower(self.graph, plan_or_request, self.ranges, self.scorer), check, _CONFIDENCE)
-        request, stricter, attempt = plan_or_request, len(self._levels), 1
+        request, stricter, attempt = plan_or_request, None, 1
         while True:
-            plan, choice = self._plan(request, cut, stricter)
-            if choice.limit is not None:
-                raise InfeasibleError(_why(choice, plan, request), limit=choice.limit, nearest=plan)
+            plan, choice = self._best(request, cut, stricter)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
             confidence = 1 - (1 - _CONFIDENCE) / 2**attempt
             split = self._measured(lower(self.graph, plan, self.ranges, self.scorer), check, confidence)
@@ -173,111 +168,18 @@ class Profile:
                 )
             stricter, attempt = choice.level, attempt + 1
 
-    @property
-    def _levels(self) -> NDArray[np.float64]:
-        """The accuracy levels with patterns, strictest first; for a budget of 0, ten times stricter than the first."""
-        return np.array([0.0, *self.levels])
-
     @cached_property
-    def _budgets(self) -> list[float]:
-        """Delta(a) of eq. 23 for every level.
+    def _planner(self) -> PaperPlanner:
+        return PaperPlanner(self)
 
-        By eq. 22 a degradation of mean sigma* costs the accuracy rho was measured at; the margins carry it to other
-        drops.
-        """
-        reference = self.curve.noise_at(self.reference_drop)
-        drops = [self.levels[0] / 10, *self.levels]
-        return [self.adversarial_noise * self.curve.noise_at(drop) / reference for drop in drops]
-
-    @cached_property
-    def _chain(self) -> Chain:
-        cuts = [place.cut for place in self.cuts]
-        return Chain(
-            sizes=np.array([layer.parameters for layer in self.layers], dtype=np.float64),
-            degradation=_degradation(self.layers),
-            layers=np.array([place.layers for place in self.cuts], dtype=np.int64),
-            crossing_sizes=np.array([cut.elements for cut in cuts], dtype=np.float64),
-            crossing_degradation=_degradation(self.cuts),
-            device_macs=np.array([cut.device_macs for cut in cuts], dtype=np.float64),
-            server_macs=np.array([cut.server_macs for cut in cuts], dtype=np.float64),
-            exact_bits=np.array([cut.exact_bits for cut in cuts], dtype=np.float64),
-            peak_bytes=np.array([cut.peak_bytes for cut in cuts], dtype=np.float64),
-        )
-
-    @cached_property
-    def _patterns(self) -> Patterns:
-        return offline_patterns(self._chain, self._budgets)
-
-    def _plan(self, request: Request, cut: str | Sequence[str] | None, stricter_than: int) -> tuple[Plan, Choice]:
-        """The best plan among the levels before ``stricter_than`` that meet the budget; the nearest if none is
-        feasible."""
-        candidates = price_patterns(request, self._chain, self._patterns)
-        levels = self._levels
-        allowed = (levels <= request.max_accuracy_drop) & (np.arange(len(levels)) < stricter_than)
-        eligible = np.ones(len(self.cuts), dtype=bool)[:, None] & allowed
-        shown = eligible
-        if cut is not None:
-            eligible = eligible & (np.arange(len(self.cuts)) == self._cut_index(cut))[:, None]
-        choice = choose(candidates, eligible)
-        return self._plan_at(request, candidates, choice, shown), choice
-
-    def _plan_at(self, request: Request, candidates: Candidates, choice: Choice, eligible: NDArray[np.bool_]) -> Plan:
-        at = (choice.cut, choice.level)
-        place = self.cuts[choice.cut]
-        widths = candidates.weights[at]
-        crossing_bits = int(candidates.crossing[at])
-        prices = {name: float(values[at]) for name, values in candidates.prices.as_dict().items()}
-        lost = float(candidates.degradation[at]) * self.curve.noise_at(self.reference_drop) / self.adversarial_noise
-        return Plan(
-            model=self.model,
-            method="paper",
-            max_accuracy_drop=request.max_accuracy_drop,
-            cut=place.cut.crossing,
-            device_nodes=place.cut.device_nodes,
-            layers=tuple(
-                PlannedLayer(
-                    name=layer.name,
-                    operation=layer.operation,
-                    macs=layer.macs,
-                    parameters=layer.parameters,
-                    bits=int(widths[index]) if index < place.layers else None,
-                )
-                for index, layer in enumerate(self.layers)
-            ),
-            activation_bits={name: crossing_bits for name in place.cut.crossing if name in self.ranges},
-            time_s=float(candidates.prices.time_s[at]),
-            energy_j=float(candidates.prices.energy_j[at]),
-            cost=prices["server_cost"],
-            objective=float(candidates.objective[at]),
-            prices=prices,
-            download_bytes=-(-int(candidates.download_bits[at]) // 8),
-            upload_bytes=-(-int(candidates.upload_bits[at]) // 8),
-            device_memory_bytes=-(-int(candidates.download_bits[at]) // 8) + place.cut.peak_bytes,
-            inferences_per_download=request.inferences_per_download,
-            by_cut=self._by_cut(candidates, eligible),
-            predicted_drop=self.curve.drop_at(lost),
-            uncounted=tuple(self.uncounted),
-        )
-
-    def _by_cut(self, candidates: Candidates, eligible: NDArray[np.bool_]) -> tuple[CutPrice, ...]:
-        prices = []
-        for index, place in enumerate(self.cuts):
-            row = np.zeros_like(eligible)
-            row[index] = True
-            best = choose(candidates, eligible & row)
-            at = (best.cut, best.level)
-            prices.append(
-                CutPrice(
-                    cut=place.cut.crossing,
-                    layers=place.layers,
-                    time_s=float(candidates.prices.time_s[at]),
-                    energy_j=float(candidates.prices.energy_j[at]),
-                    cost=float(candidates.prices.server_cost[at]),
-                    objective=float(candidates.objective[at]),
-                    feasible=best.limit is None,
-                )
-            )
-        return tuple(prices)
+    def _best(
+        self, request: Request, cut: str | Sequence[str] | None, stricter_than: int | None = None
+    ) -> tuple[Plan, Choice]:
+        place = None if cut is None else self._cut_index(cut)
+        plan, choice = self._planner.best(request, place, stricter_than)
+        if choice.limit is not None:
+            raise InfeasibleError(why_infeasible(choice, plan, request), limit=choice.limit, nearest=plan)
+        return plan, choice
 
     def _cut_index(self, names: str | Sequence[str]) -> int:
         if names in ("input", "output"):
@@ -329,26 +231,3 @@ class Profile:
         from .profile_file import save_profile
 
         save_profile(self, Path(path))
-
-
-def _degradation(places: Sequence[LayerProfile | CutProfile]) -> NDArray[np.float64]:
-    """psi of eqs. 20 and 21 at every width, shape (places, widths)."""
-    noise = noise_by_width(np.array([place.noise for place in places]))
-    return np.asarray(noise / np.array([place.robustness for place in places])[:, None])
-
-
-def _why(choice: Choice, plan: Plan, request: Request) -> str:
-    assert choice.limit is not None
-    value: Any = request
-    for part in choice.limit.split("."):
-        value = getattr(value, part)
-    needs = {
-        "max_accuracy_drop": f"the widths in device.weight_bits = {request.device.weight_bits} are too few bits",
-        "device.memory_bytes": f"it needs {plan.device_memory_bytes:,} bytes",
-        "deadline_s": f"it takes {plan.time_s:.6g} s",
-        "energy_budget_j": f"it takes {plan.energy_j:.6g} J",
-    }[choice.limit]
-    return (
-        f"no plan meets {choice.limit} = {value}: the nearest, cut at {', '.join(plan.cut)}, oversteps it "
-        f"{choice.overstep:.3g} times ({needs}); its plan is in the error's `nearest`"
-    )
