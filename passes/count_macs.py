@@ -15,6 +15,7 @@ import qpart_fx.macs.einsum
 import qpart_fx.macs.layers
 import qpart_fx.macs.zero  # noqa: F401  (these four fill the table)
 from qpart_fx.macs import aten
+from qpart_fx.macs.functions import function_macs
 from qpart_fx.macs.table import Call, Handler, HandlerError, Operation, count, handler_of, name_of, register_macs
 from qpart_fx.meta import info, set_info, where
 from qpart_fx.pass_manager import Pass, PassResult
@@ -53,8 +54,10 @@ def macs_of(call_node: Node) -> int | None:
         return None
     args, kwargs = map_arg((call_node.args, call_node.kwargs), lambda source: info(source).output)
     module = operation if isinstance(operation, nn.Module) else None
+    call = Call(args, kwargs, info(call_node).output, module)
     try:
-        return count(operation, Call(args, kwargs, info(call_node).output, module))
+        known = count(operation, call)
+        return function_macs(operation, call) if known is None else known
     except HandlerError as failure:
         raise failure.kind(f"cannot count the MACs of {where(call_node)}: {failure}") from failure.__cause__
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from qpart_fx.errors import CalibrationError
 from qpart_fx.inputs import describe_inputs, positional
+from qpart_fx.interpreter import PlainInterpreter
 from qpart_fx.meta import describe, info, set_info, tensors_of, where
 from qpart_fx.pass_manager import Pass, PassResult
 
@@ -37,12 +38,11 @@ class PropagateShapes(Pass):
         return f"PropagateShapes({describe_inputs(self.args, self.kwargs)})"
 
 
-class _Recorder(Interpreter):
+class _Recorder(PlainInterpreter):
     """Runs the graph and keeps every value, so that no memory is used twice and its address names it."""
 
     def __init__(self, graph_module: GraphModule) -> None:
-        super().__init__(graph_module, garbage_collect_values=False)
-        self.extra_traceback = False
+        super().__init__(graph_module)
         self._versions: dict[int, int] = {}
 
     def run_node(self, n: Node) -> Any:

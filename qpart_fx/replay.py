@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from .calibration import Batch
 from .errors import CalibrationError
 from .inputs import describe_inputs, positional
+from .interpreter import PlainInterpreter
 from .meta import constants_behind, where
 
 
@@ -22,8 +23,7 @@ class Replay:
         self._nodes: list[Node] = list(graph_module.graph.nodes)
         self._position = {node.name: place for place, node in enumerate(self._nodes)}
         self._inputs = positional(graph_module, batch.args, batch.kwargs)
-        self._interpreter = Interpreter(graph_module, garbage_collect_values=False)
-        self._interpreter.extra_traceback = False
+        self._interpreter = PlainInterpreter(graph_module)
         self._values: dict[Node, Any] = {}
         described = describe_inputs(batch.args, batch.kwargs)
         versions: dict[Node, int] = {}

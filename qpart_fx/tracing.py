@@ -13,6 +13,8 @@ from torch.fx import Graph, Node, Proxy, Tracer
 from torch.fx.node import map_arg
 from torch.fx.proxy import TraceError
 
+from .interpreter import thawed
+
 _CONTAINERS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer, nn.ModuleList, nn.ModuleDict)
 """Modules of torch.nn that are traced through: their layers are what can be cut apart."""
 
@@ -138,6 +140,7 @@ class RunTracer(SourceTracer):
 
     def _execute(self, node: Node) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
+        args, kwargs = tuple(map(thawed, args)), {name: thawed(value) for name, value in kwargs.items()}
         self._executing = True
         try:
             return self._call(node, args, kwargs)

@@ -52,3 +52,41 @@ def test_recurrent_layers_count_like_their_modules(kind: type[nn.Module]) -> Non
     tokens, per_token = 15, sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
     assert sum(info(node).macs or 0 for node in graph.graph.nodes) == tokens * per_token
     assert qpart.split(model, x).head is not None
+
+
+def attend(query: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Opaque to tracing: it writes to its list, and calls what the table knows."""
+    sizes.append(query.shape[-1])
+    keys = query.reshape(-1, *sizes)
+    return torch.softmax(keys @ keys.transpose(-1, -2), dim=-1) @ keys
+
+
+def transform(query: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = torch.fft.rfft(query).real @ torch.ones(3, 2)
+    return product
+
+
+torch.fx.wrap("attend")
+torch.fx.wrap("transform")
+
+
+def test_a_function_of_python_counts_by_what_it_calls() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return attend(x, [5])
+
+    graph = torch.fx.symbolic_trace(Wrapped())
+    PropagateShapes((torch.randn(2, 5, 4),)).run(graph)
+    CountMacs().run(graph)
+    assert uncounted(graph) == {}
+    assert {node.name: info(node).macs for node in graph.graph.nodes}["attend"] == 2 * 2 * 5 * 5 * 4
+
+
+def test_a_function_of_python_that_calls_something_unknown_is_listed() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return transform(x)
+
+    graph = torch.fx.symbolic_trace(Wrapped())
+    PropagateShapes((torch.randn(2, 4),)).run(graph)
+    assert list(uncounted(graph)) == ["transform"]
