@@ -51,7 +51,7 @@ format: $(VENV)/.dev ## put the code into the style that `make check` asks for
 bench: $(VENV)/.dev ## run the micro-benchmarks
 	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only -m '' $(ARGS)
 
-coverage: $(VENV)/.coverage-suite ## try capture and split on over a hundred networks (ARGS: parts of their names)
+coverage: $(VENV)/.coverage-suite ## capture and split over a hundred networks (ARGS: parts of names, or --sample)
 	$(PY) -m tests.coverage.report $(ARGS)
 
 clean: ## remove caches, build outputs and demo/; .venv and results stay

@@ -211,3 +211,10 @@ NETWORKS: dict[str, Network] = {
     }.items()
     for name, network in networks.items()
 }
+
+SAMPLE = [
+    "torchvision/resnet18", "torchvision/densenet121", "torchvision/googlenet", "torchvision/swin_t",
+    "timm/vit_tiny_patch16_224", "timm/crossvit_tiny_240", "transformers/Bert", "transformers/GPT2", "transformers/T5",
+    "transformers/ResNet", "torch.nn/Transformer", "torch.nn/LSTM",
+]  # fmt: skip
+"""One of every kind, for a quick look."""

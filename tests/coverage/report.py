@@ -1,6 +1,6 @@
 """What can be captured and split without changing a bit, as a table: ``python -m tests.coverage.report [PART ...]``.
 
-PART: only networks whose names hold one of them. Each network runs in a process of its own, with a time limit. The
+PART: only networks whose names hold one of them; ``--sample``: one of every kind. Each network runs in a process of its own, with a time limit. The
 results also go to ``results/coverage.json``.
 """
 
@@ -39,12 +39,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     families = list(dict.fromkeys(result["name"].split("/")[0] for result in results))
     for family in [*families, ""]:
         rows = [result for result in results if result["name"].startswith(f"{family}/" if family else "")]
-        exact = [sum(result.get(key) is True for result in rows) for key in ("middle", "random")]
+        middle, other = (sum(result.get(key) is True for result in rows) for key in ("middle", "random"))
         equal = sum("macs" in result and result["macs"] == result["flops / 2"] for result in rows)
-        lines.append(f"{family or 'all':28}{len(rows):>9}{exact[0]:>12}{exact[1]:>12}{equal:>12}")
+        lines.append(f"{family or 'all':28}{len(rows):>9}{middle:>12}{other:>12}{equal:>12}")
     lines += ["", "not bit-identical, or changed:"]
     for result in results:
-        if not (result.get("middle") and result.get("random") and result.get("untouched")):
+        if not exact(result):
             lines.append(f"  {result['name']}: {result.get('error', result)}")
     lines += ["", "multiply-adds that differ from FlopCounterMode / 2:"]
     for result in results:
@@ -63,15 +63,24 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    from tests.coverage.networks import NETWORKS
+def exact(result: dict[str, Any]) -> bool:
+    """Bit-identical at both cuts, and the network unchanged."""
+    return all(result.get(key) is True for key in ("middle", "random", "untouched"))
 
-    names = [name for name in NETWORKS if not sys.argv[1:] or any(part in name for part in sys.argv[1:])]
+
+def main() -> int:
+    from tests.coverage.networks import NETWORKS, SAMPLE
+
+    parts = sys.argv[1:]
+    names = [name for name in NETWORKS if not parts or any(part in name for part in parts)]
+    if parts == ["--sample"]:
+        names = SAMPLE
     results = [check(name) for name in tqdm(names, unit="network")]
     Path("results").mkdir(exist_ok=True)
     Path("results/coverage.json").write_text(json.dumps(results, indent=1))
     print(table(results))
+    return 0 if all(map(exact, results)) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
