@@ -1,7 +1,8 @@
 """What can be captured and split without changing a bit, as a table: ``python -m tests.coverage.report [PART ...]``.
 
-PART: only networks whose names hold one of them; ``--sample``: one of every kind. Each network runs in a process of its own, with a time limit. The
-results also go to ``results/coverage.json``.
+PART: only networks whose names hold one of them; ``--sample``: one of every kind. Each network runs in a process of its
+own, with a time limit. The results also go to ``results/coverage.json``. The exit status is 1 where a split is wrong,
+and for the sample where one is missing.
 """
 
 from __future__ import annotations
@@ -72,14 +73,13 @@ def main() -> int:
     from tests.coverage.networks import NETWORKS, SAMPLE
 
     parts = sys.argv[1:]
-    names = [name for name in NETWORKS if not parts or any(part in name for part in parts)]
-    if parts == ["--sample"]:
-        names = SAMPLE
+    sample = parts == ["--sample"]
+    names = SAMPLE if sample else [name for name in NETWORKS if not parts or any(part in name for part in parts)]
     results = [check(name) for name in tqdm(names, unit="network")]
     Path("results").mkdir(exist_ok=True)
     Path("results/coverage.json").write_text(json.dumps(results, indent=1))
     print(table(results))
-    return 0 if all(map(exact, results)) else 1
+    return 0 if all(exact(result) or ("error" in result and not sample) for result in results) else 1
 
 
 if __name__ == "__main__":
