@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 
 from torch.fx import Graph, GraphModule, Node
@@ -63,4 +64,6 @@ def _own(whole: GraphModule, graph: Graph, side: str) -> GraphModule:
         if info(node).constant and not node.users:
             graph.erase_node(node)
     graph.lint()
-    return copy.deepcopy(GraphModule(whole, graph, class_name=f"{whole._get_name()}{side}"))
+    used = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
+    copies = copy.deepcopy({name: operator.attrgetter(name)(whole) for name in sorted(used)})  # tied ones stay tied
+    return GraphModule(copies, graph, class_name=f"{whole._get_name()}{side}").eval()

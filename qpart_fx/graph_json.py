@@ -66,7 +66,8 @@ def graph_from_record(record: Any, tensors: Mapping[str, Tensor]) -> GraphModule
 
 
 def tensors_of(graph_module: GraphModule) -> dict[str, Tensor]:
-    """Every tensor that ``graph_module`` needs, by qualified name; one that has two names is there twice."""
+    """Every tensor that ``graph_module`` needs, by qualified name, in its order; one that has two names is there
+    twice."""
     tensors: dict[str, Tensor] = dict(graph_module.named_parameters(remove_duplicate=False))
     tensors |= dict(graph_module.named_buffers(remove_duplicate=False))
     for node in graph_module.graph.nodes:
@@ -79,7 +80,7 @@ def tensors_of(graph_module: GraphModule) -> dict[str, Tensor]:
                     f"the constant '{node.target}' is a {type(value).__name__}; a file holds tensors only"
                 )
             tensors[str(node.target)] = value
-    return tensors
+    return dict(sorted(tensors.items()))
 
 
 def _modules(records: Mapping[str, Any]) -> nn.Module:
