@@ -29,6 +29,34 @@ def find_cuts(graph_module: GraphModule) -> list[Cut]:
     return cuts
 
 
+def chain_cuts(graph: GraphModule, layers: Sequence[Node]) -> list[tuple[int, Cut]]:
+    """For p = 0..L the cut after the first p layers that sends least; of equals the last, behind norm and activation.
+
+    The cuts at the very input and output are always there, as "all on the server" and "all on the device". A p at which
+    no cut is legal is left out.
+    """
+    place = {node.name: index for index, node in enumerate(graph.graph.nodes)}
+    starts = [place[layer.name] for layer in layers]
+    cuts = find_cuts(graph)
+    best: dict[int, Cut] = {}
+    for cut in cuts:
+        p = sum(start < cut.size for start in starts)
+        if p not in best or _sent(cut) <= _sent(best[p]):
+            best[p] = cut
+    chain = sorted(best.items())
+    if _sent(chain[0][1]) < _sent(cuts[0]):  # something before the first layer makes the input smaller
+        chain.insert(0, (0, cuts[0]))
+    else:
+        chain[0] = (0, cuts[0])
+    if chain[-1][1] is not cuts[-1]:  # something after the last layer makes the output larger
+        chain.append((len(layers), cuts[-1]))
+    return chain
+
+
+def _sent(cut: Cut) -> int:
+    return 32 * cut.elements + cut.exact_bits
+
+
 def resolve_cut(graph_module: GraphModule, names: str | Sequence[str]) -> Cut:
     """The cut that ``names`` stand for: the names of its crossing nodes, ``"input"`` or ``"output"``.
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from .calibration import HOW, Batch, alternate, read_batches
-from .cut import Cut
 from .drop_curve import curve_of_margins, curve_of_points
 from .errors import CalibrationError, CaptureError, ModelError, RequestError
 from .inputs import describe_inputs, device_of
@@ -23,7 +22,7 @@ from .pass_manager import Pipeline, debug_level
 from .passes.capture import capture
 from .passes.count_macs import CountMacs, uncounted
 from .passes.count_parameters import CountParameters
-from .passes.find_cuts import find_cuts, resolve_cut
+from .passes.find_cuts import chain_cuts, find_cuts, resolve_cut
 from .passes.measure_noise import measure_noise
 from .passes.measure_ranges import Range, widen_ranges
 from .passes.propagate_shapes import PropagateShapes
@@ -113,7 +112,7 @@ def profile(
     layers = [node for node in graph.graph.nodes if info(node).parameters]
     if not layers:
         raise ModelError(f"{type(model).__name__} has no weighted layer: there is nothing to quantize or to cut")
-    chain = _chain_cuts(graph, layers)
+    chain = chain_cuts(graph, layers)
     scorer = scorer_of(metric)
     fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
     bar = partial(_bar, enabled=progress)
@@ -216,34 +215,6 @@ def split(
 def analyse(graph: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Annotate every node of ``graph`` with shapes, weights and MACs, for one call with these inputs."""
     Pipeline([PropagateShapes(args, kwargs), CountParameters(), CountMacs()]).run(graph)
-
-
-def _chain_cuts(graph: GraphModule, layers: Sequence[Node]) -> list[tuple[int, Cut]]:
-    """For p = 0..L the cut after the first p layers that sends least; of equals the last, behind norm and activation.
-
-    The cuts at the very input and output are always there, as "all on the server" and "all on the device". A p at which
-    no cut is legal is left out.
-    """
-    place = {node.name: index for index, node in enumerate(graph.graph.nodes)}
-    starts = [place[layer.name] for layer in layers]
-    cuts = find_cuts(graph)
-    best: dict[int, Cut] = {}
-    for cut in cuts:
-        p = sum(start < cut.size for start in starts)
-        if p not in best or _sent(cut) <= _sent(best[p]):
-            best[p] = cut
-    chain = sorted(best.items())
-    if _sent(chain[0][1]) < _sent(cuts[0]):  # something before the first layer makes the input smaller
-        chain.insert(0, (0, cuts[0]))
-    else:
-        chain[0] = (0, cuts[0])
-    if chain[-1][1] is not cuts[-1]:  # something after the last layer makes the output larger
-        chain.append((len(layers), cuts[-1]))
-    return chain
-
-
-def _sent(cut: Cut) -> int:
-    return 32 * cut.elements + cut.exact_bits
 
 
 def _operation(graph: GraphModule, node: Node) -> str:
