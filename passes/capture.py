@@ -22,6 +22,9 @@ from qpart_fx.tracing import trace, trace_call
 
 _KEY = "qpart_capture"
 
+FROZEN = "torch.export, this batch size"
+"""The last way, when no other will do."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureReport:
@@ -42,7 +45,8 @@ def capture(
 
     With example inputs ``args`` and ``kwargs`` it does not give up easily: symbolic tracing; tracing beside a run of
     the call; ``torch.export`` with a batch of any size, and of this size. A graph counts only if it gives what the
-    module gives on the example, bit for bit. :func:`capture_report` says which way was taken, and why others failed.
+    module gives on the example, bit for bit, and on its first sample alone where the module takes that (give an example
+    of two samples or more). :func:`capture_report` says which way was taken, and why others failed.
 
     Raises:
         CaptureError: the module cannot be copied, or captured in any way; the message says at which line of its source.
@@ -61,18 +65,23 @@ def capture(
             raise CaptureError(
                 f"{type(model).__name__} has forward hooks of its own, which no graph can hold: remove them"
             )
-        return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph: "")
+        return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph, way: "")
     kwargs = kwargs or {}
     expected = _run(own, args, kwargs, inputs_error)
+    single = _single(own, args, kwargs)
 
-    def differs(graph: GraphModule) -> str:
-        return "" if _same(_run(graph, args, kwargs, CaptureError), expected) else "its output is not the module's"
+    def differs(graph: GraphModule, way: str) -> str:
+        if not _same(_run(graph, args, kwargs, CaptureError), expected):
+            return "its output is not the module's"
+        if single is not None and way != FROZEN and not _same(_run(graph, *single[0], CaptureError), single[1]):
+            return "its output is not the module's at another batch size"
+        return ""
 
     ways: dict[str, Callable[[], GraphModule]] = {
         "symbolic_trace": lambda: _traced(own),
         "tracing beside a run": lambda: GraphModule(own, trace_call(own, args, kwargs), type(own).__name__),
         "torch.export, any batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=True),
-        "torch.export, this batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=False),
+        FROZEN: lambda: export_graph(own, args, kwargs, expected, dynamic=False),
     }
     return _first(ways, own, differs)
 
@@ -84,7 +93,7 @@ def capture_report(graph_module: GraphModule) -> CaptureReport:
 
 
 def _first(
-    ways: Mapping[str, Callable[[], GraphModule]], model: nn.Module, differs: Callable[[GraphModule], str]
+    ways: Mapping[str, Callable[[], GraphModule]], model: nn.Module, differs: Callable[[GraphModule, str], str]
 ) -> GraphModule:
     """What the first of ``ways`` makes whose graph does not differ from ``model``."""
     failed: dict[str, str] = {}
@@ -92,7 +101,7 @@ def _first(
     for way, make in ways.items():
         try:
             graph = make()
-            if reason := differs(graph):
+            if reason := differs(graph, way):
                 failed[way] = reason
             else:
                 return _reported(graph, way, failed)
@@ -127,6 +136,25 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], fai
         raise failure(
             f"{_place(error, model)}the model does not accept {describe_inputs(args, kwargs)}: {error}"
         ) from error
+
+
+def _single(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[tuple[Any, ...], Mapping[str, Any]], Any] | None:
+    """The first sample of a call and the output for it; None if there is but one, or the model does not take it."""
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    size = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 1)
+    if size < 2:
+        return None
+
+    def first(leaf: Any) -> Any:
+        return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else leaf
+
+    call = pytree.tree_map(first, args), pytree.tree_map(first, dict(kwargs))
+    try:
+        return call, _run(model, call[0], call[1], CaptureError)
+    except CaptureError:
+        return None
 
 
 def _same(left: Any, right: Any) -> bool:

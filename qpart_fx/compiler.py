@@ -19,7 +19,7 @@ from .inputs import describe_inputs, device_of
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile
 from .pass_manager import Pipeline, debug_level
-from .passes.capture import capture
+from .passes.capture import FROZEN, capture, capture_report
 from .passes.count_macs import CountMacs, uncounted
 from .passes.count_parameters import CountParameters
 from .passes.find_cuts import chain_cuts, find_cuts, resolve_cut
@@ -106,8 +106,14 @@ def profile(
     device = device_of(model)
     batches = [batch.to(device) for batch in read_batches(calibration, max_samples=max_samples)]
     fit, check = alternate(batches)
-    args, kwargs = _example(example_inputs, fit)
-    graph = capture(model, args, kwargs, inputs_error=CalibrationError)
+    # Captured on two samples: torch.export takes a first dimension of one for a constant.
+    graph = capture(model, *_example(example_inputs, fit, samples=2), inputs_error=CalibrationError)
+    if capture_report(graph).way == FROZEN:
+        raise CaptureError(
+            f"{type(model).__name__} froze its batch size while it was captured, and cannot be planned for single "
+            "samples: in its forward, take sizes from x.shape and do not turn them into numbers with int() or len()"
+        )
+    args, kwargs = _example(example_inputs, fit, samples=1)
     analyse(graph, args, kwargs)
     layers = [node for node in graph.graph.nodes if info(node).parameters]
     if not layers:
@@ -223,10 +229,10 @@ def _operation(graph: GraphModule, node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def _example(example_inputs: Any, fit: Sequence[Batch]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def _example(example_inputs: Any, fit: Sequence[Batch], *, samples: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if example_inputs is not None:
         return _arguments(example_inputs)
-    first = fit[0].select(slice(0, 1))
+    first = fit[0].select(slice(0, samples))
     return first.args, first.kwargs
 
 

@@ -49,7 +49,7 @@ def export_graph(
         model.forward = forward
     tensors: list[Any] = []
     structure = take_apart(output, tensors)
-    return _plain(type(model).__name__, exported, _named(model, args, kwargs), structure)
+    return _plain(type(model).__name__, exported, _named(model, args, kwargs), structure, frozen=not dynamic)
 
 
 @contextmanager
@@ -77,8 +77,11 @@ def _batch_dimensions(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
 
 
-def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure: Part) -> GraphModule:
-    """``exported`` without guards and pytree code: inputs under the model's names, structures made by modules."""
+def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure: Part, *, frozen: bool) -> GraphModule:
+    """``exported`` without guards and pytree code: inputs under the model's names, structures made by modules.
+
+    One that is ``frozen`` checks the shapes of its inputs: for others it would compute something else.
+    """
     graph = Graph()
     modules: dict[str, nn.Module] = {}
     leaves: list[Node] = []
@@ -87,6 +90,8 @@ def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure
         flat, spec = pytree.tree_flatten(value)
         if spec.is_leaf():
             leaves.append(given)
+            if frozen and isinstance(value, Tensor):
+                _require_shape(graph, given, tuple(value.shape))
         elif flat:
             modules[f"take_apart_{argument}"] = TakeApart(take_apart(value, []))
             parts = graph.call_module(f"take_apart_{argument}", (given,))
@@ -108,6 +113,14 @@ def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure
     for module in result.modules():
         module.training = False
     return result
+
+
+def _require_shape(graph: Graph, given: Node, shape: tuple[int, ...]) -> None:
+    same = graph.call_function(operator.eq, (graph.call_method("size", (given,)), shape))
+    message = (
+        f"the model froze the shape of its input '{given.name}' while it was captured: it takes {list(shape)} only"
+    )
+    graph.call_function(torch._assert, (same, message))
 
 
 def _output(graph: Graph, modules: dict[str, nn.Module], structure: Part, values: list[Any]) -> Any:

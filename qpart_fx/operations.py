@@ -22,7 +22,7 @@ _OPERATORS = (
     "ior ipow irshift isub itruediv ixor le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift setitem sub "
     "truediv xor"
 )
-_CREATION = "arange empty eye full linspace logspace ones scalar_tensor tensor zeros"
+_PLAIN = "_assert arange empty eye full linspace logspace ones scalar_tensor tensor zeros"
 _ATTRIBUTES = frozenset(
     "H T data device dtype imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape".split()
 )
@@ -47,7 +47,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         table.pop(name, None)
     table["getattr"] = getattr
     table |= {f"operator.{name}": getattr(operator, name) for name in _OPERATORS.split()}
-    table |= {f"torch.{name}": getattr(torch, name) for name in _CREATION.split()}
+    table |= {f"torch.{name}": getattr(torch, name) for name in _PLAIN.split()}
     return table
 
 

@@ -39,7 +39,7 @@ def profile() -> qpart.Profile:
         ([(images(4), torch.zeros(4))], "not class indices"),
         ([(images(4), torch.full((4,), 9))], "targets run from 9 to 9, but the model scores 4"),
         ([(images(4), torch.zeros(4, dtype=torch.int64)), images(4)], "targets to all or to none"),
-        ([torch.randn(4, 5, 8, 8)], r"in '0', .*does not accept float32\[1, 5, 8, 8\]"),
+        ([torch.randn(4, 5, 8, 8)], r"in '0', .*does not accept float32\[2, 5, 8, 8\]"),
         ([torch.randn(4, 3, 6, 6)], "in '6', .*does not accept"),
         ([images(4), torch.randn(4, 3, 6, 6)], "'_6'.*does not accept"),
         ([{"input": images(4), "mask": images(4)}], "does not accept input=.*unexpected keyword argument 'mask'"),

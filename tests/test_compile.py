@@ -189,7 +189,7 @@ class Branching(nn.Module):
         self.net, self.raw = classifier(), nn.Parameter(torch.randn(4, 4))
 
     def forward(self, images: Tensor, *, scale: Tensor | None = None) -> dict[str, Tensor]:
-        scores = self.net(images) @ self.raw.t()
+        scores = self.net(images).reshape(images.shape[0], 4) @ self.raw.t()
         if isinstance(scores, Tensor) and len(list(scores.split(1, dim=1))) == 4:
             scores = scores + 1
         return {"scores": scores if scale is None else scores * scale}

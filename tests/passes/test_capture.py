@@ -182,3 +182,30 @@ class Raises(nn.Module):
 def test_a_forward_that_raises_names_its_line() -> None:
     with pytest.raises(qpart.CaptureError, match=r"test_capture\.py:\d+: .*only on Sundays"):
         qpart.split(Raises(), torch.randn(2, 3))
+
+
+class Frozen(nn.Module):
+    """Its sizes are numbers of Python, which a trace beside a run takes for constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            x = x * mask
+        y: Tensor = self.fc(x) / int(x.shape[0])
+        return y
+
+
+def test_a_batch_size_that_a_trace_froze_is_noticed() -> None:
+    model, x = Frozen(), torch.randn(4, 4)
+    graph = capture(model, (x,))
+    report = capture_report(graph)
+    assert report.failed["tracing beside a run"] == "its output is not the module's at another batch size"
+    assert report.way == "torch.export, this batch size"
+    assert torch.equal(graph(x), model(x))
+    with pytest.raises(AssertionError, match=r"froze the shape of its input 'x' .* takes \[4, 4\] only"):
+        graph(torch.randn(3, 4))
+    with pytest.raises(qpart.CaptureError, match="froze its batch size"):
+        qpart.profile(model, [x])
