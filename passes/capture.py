@@ -16,11 +16,15 @@ from torch.utils import _pytree as pytree
 
 from qpart_fx.errors import CaptureError, ModelError, QPartError
 from qpart_fx.exporting import export_graph
-from qpart_fx.inputs import describe_inputs
+from qpart_fx.inputs import describe_inputs, in_order
+from qpart_fx.recording import record
 from qpart_fx.structure import take_apart
-from qpart_fx.tracing import trace, trace_call
+from qpart_fx.tracing import left_as_it_was, trace, trace_around, trace_call
 
 _KEY = "qpart_capture"
+
+_LONGEST = 300
+"""Characters of another library's message that are passed on: torch.export's may have tens of thousands."""
 
 FROZEN = "torch.export, this batch size"
 """The last way, when no other will do."""
@@ -44,9 +48,11 @@ def capture(
     """The graph of ``model`` in eval mode, over a copy of it: nothing of the caller's module is changed or shared.
 
     With example inputs ``args`` and ``kwargs`` it does not give up easily: symbolic tracing; tracing beside a run of
-    the call; ``torch.export`` with a batch of any size, and of this size. A graph counts only if it gives what the
-    module gives on the example, bit for bit, and on its first sample alone where the module takes that (give an example
-    of two samples or more). :func:`capture_report` says which way was taken, and why others failed.
+    the call; ``torch.export`` with a batch of any size, and of this size; tracing beside a run, with what depends on
+    the contents of tensors as opaque nodes. A graph counts only if it gives what the module gives on the example, bit
+    for bit, and on its first sample alone where the module takes that (give an example of two samples or more). Its
+    nodes are annotated as PropagateShapes does for this call. :func:`capture_report` says which way was taken, and why
+    others failed.
 
     Raises:
         CaptureError: the module cannot be copied, or captured in any way; the message says at which line of its source.
@@ -58,6 +64,8 @@ def capture(
     own = _copy(model).eval()
     _require_finite(own)
     if isinstance(own, GraphModule) and type(own.graph._codegen) is CodeGen:
+        if args is not None:
+            record(own, args, kwargs or {})
         return _reported(own, "as it is", {})
     _bake_parametrizations(own)
     if args is None:
@@ -66,12 +74,12 @@ def capture(
                 f"{type(model).__name__} has forward hooks of its own, which no graph can hold: remove them"
             )
         return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph, way: "")
-    kwargs = kwargs or {}
+    kwargs = in_order(own, kwargs or {})
     expected = _run(own, args, kwargs, inputs_error)
     single = _single(own, args, kwargs)
 
     def differs(graph: GraphModule, way: str) -> str:
-        if not _same(_run(graph, args, kwargs, CaptureError), expected):
+        if not _same(record(graph, args, kwargs), expected):
             return "its output is not the module's"
         if single is not None and way != FROZEN and not _same(_run(graph, *single[0], CaptureError), single[1]):
             return "its output is not the module's at another batch size"
@@ -79,9 +87,10 @@ def capture(
 
     ways: dict[str, Callable[[], GraphModule]] = {
         "symbolic_trace": lambda: _traced(own),
-        "tracing beside a run": lambda: GraphModule(own, trace_call(own, args, kwargs), type(own).__name__),
+        "tracing beside a run": lambda: trace_call(own, args, kwargs),
         "torch.export, any batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=True),
         FROZEN: lambda: export_graph(own, args, kwargs, expected, dynamic=False),
+        "tracing beside a run, around opaque parts": lambda: trace_around(own, args, kwargs),
     }
     return _first(ways, own, differs)
 
@@ -100,13 +109,14 @@ def _first(
     causes: list[Exception] = []
     for way, make in ways.items():
         try:
-            graph = make()
+            with left_as_it_was(model):
+                graph = make()
             if reason := differs(graph, way):
                 failed[way] = reason
             else:
                 return _reported(graph, way, failed)
         except Exception as error:
-            failed[way] = _place(error, model) + (str(error).strip().splitlines() or [repr(error)])[0]
+            failed[way] = _place(error, model) + (str(error).strip().splitlines() or [repr(error)])[0][:_LONGEST]
             causes.append(error)
     reasons = "; ".join(f"{way}: {reason}" for way, reason in failed.items())
     remedy = "take the decision out of forward, as an argument that is no tensor, or compile a submodule instead"

@@ -61,24 +61,42 @@ def resolve_cut(graph_module: GraphModule, names: str | Sequence[str]) -> Cut:
     """The cut that ``names`` stand for: the names of its crossing nodes, ``"input"`` or ``"output"``.
 
     Raises:
-        RequestError: no such node, or other values would cross as well; the message names them.
+        RequestError: no such node, other values would cross as well, or the cut is not legal; the message names what
+            crosses instead, or the nearest legal cuts.
     """
     cuts = find_cuts(graph_module)
+    nodes = _inner_nodes(graph_module)
     if names == "input":
         return cuts[0]
     if names == "output":
+        if opaque := next((node for node in nodes if info(node).opaque), None):
+            raise RequestError(f"cut: the device cannot run all: {_server_only(opaque)}; {_nearest(cuts, len(nodes))}")
         return cuts[-1]
     wanted = {names} if isinstance(names, str) else set(names)
     for cut in cuts:
         if set(cut.crossing) == wanted:
             return cut
-    by_name = {node.name: node for node in _inner_nodes(graph_module) if not info(node).constant}
+    by_name = {node.name: node for node in nodes if not info(node).constant}
     for name in sorted(wanted - by_name.keys()):
-        close = difflib.get_close_matches(name, by_name, n=3) or [*by_name][:3]
-        raise RequestError(f"cut: the graph has no node '{name}'; near it are {', '.join(close)}")
+        close = difflib.get_close_matches(name, by_name, n=1) or [*by_name][:1]
+        raise RequestError(
+            f"cut: the graph has no node '{name}' (did you mean '{close[0]}'?); "
+            f"{_nearest(cuts, nodes.index(by_name[close[0]]))}"
+        )
     if not wanted:
         raise RequestError('cut: name at least one crossing node, or "input", or "output"')
-    return _smallest_cut(graph_module, {by_name[name] for name in wanted})
+    try:
+        return _smallest_cut(graph_module, {by_name[name] for name in wanted})
+    except RequestError as error:
+        place = max(nodes.index(by_name[name]) for name in wanted)
+        raise RequestError(f"{error}; {_nearest(cuts, place)}") from None
+
+
+def _nearest(cuts: Sequence[Cut], place: int) -> str:
+    """The legal cuts before and after the node at ``place``, in words."""
+    before = [cut for cut in cuts if cut.size <= place + 1][-2:]
+    after = [cut for cut in cuts if cut.size > place + 1][:2]
+    return "the nearest legal cuts are at " + " or at ".join(", ".join(cut.crossing) for cut in [*before, *after])
 
 
 def _smallest_cut(graph_module: GraphModule, wanted: set[Node]) -> Cut:
@@ -124,10 +142,13 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
     inputs = sum(node.op == "placeholder" for node in order)
     last_write = {storage: place for place, node in enumerate(order) for storage in info(node).writes}
     total = sum(info(node).macs or 0 for node in order)
+    opaque = ""
     alive: dict[Node, None] = {}  # a dict for its order
     macs = live = peak = 0
     for place, node in enumerate(order):
         macs += info(node).macs or 0
+        if info(node).opaque:
+            opaque = opaque or _server_only(node)
         if not info(node).constant:  # each side has its own
             alive[node] = None
             live += _bytes(node)
@@ -152,7 +173,11 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
             size=place + 1,
             order=names,
         )
-        yield cut, _obstacle(alive, last_write, place)
+        yield cut, opaque or _obstacle(alive, last_write, place)
+
+
+def _server_only(node: Node) -> str:
+    return f"'{node.name}' runs on the server only, since what it does depends on the contents of tensors"
 
 
 def _obstacle(crossing: Iterable[Node], last_write: Mapping[int, int], place: int) -> str:

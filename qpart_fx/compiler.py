@@ -207,8 +207,7 @@ def split(
     """
     positional, keywords = _arguments(args)
     keywords = {**keywords, **(kwargs or {})}
-    graph = capture(model, positional, keywords)
-    analyse(graph, positional, keywords)
+    graph = Pipeline([CountParameters(), CountMacs()]).run(capture(model, positional, keywords))
     if cut is None:
         cuts = find_cuts(graph)
         chosen = min(cuts, key=lambda place: (abs(place.device_macs - place.server_macs), place.elements))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from .inputs import named_arguments
 from .structure import Build, Leaf, Part, TakeApart, Tree, take_apart
 
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range")
@@ -47,18 +49,18 @@ def export_graph(
             exported = program.module(check_guards=False)
     finally:
         model.forward = forward
-    tensors: list[Any] = []
-    structure = take_apart(output, tensors)
-    return _plain(type(model).__name__, exported, _named(model, args, kwargs), structure, frozen=not dynamic)
+    size = _batch_size(args, kwargs) if dynamic else None
+    structure = take_apart(output, [])
+    return _plain(type(model).__name__, exported, named_arguments(model, args, kwargs), structure, batch_size=size)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs a failure at length; the caller of this module says it in a line."""
+    """torch.export logs and prints a failure at length; the caller of this module says it in a line."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -66,21 +68,31 @@ def _quiet() -> Iterator[None]:
 
 
 def _batch_dimensions(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor) and leaf.dim()]
-    size = tensors[0].shape[0] if tensors else 0
+    size = _batch_size(args, kwargs)
 
     def of(leaf: Any) -> Any:
-        batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-        return {0: torch.export.Dim.AUTO} if batched else None
+        return {0: torch.export.Dim.AUTO} if _is_batch(leaf, size) else None
 
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
 
 
-def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure: Part, *, frozen: bool) -> GraphModule:
+def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor) and leaf.dim()]
+    return tensors[0].shape[0] if tensors else 0
+
+
+def _is_batch(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+
+
+def _plain(
+    name: str, exported: Any, arguments: list[tuple[str, Any]], structure: Part, *, batch_size: int | None
+) -> GraphModule:
     """``exported`` without guards and pytree code: inputs under the model's names, structures made by modules.
 
-    One that is ``frozen`` checks the shapes of its inputs: for others it would compute something else.
+    It checks the shapes of its inputs: for others it would compute something else. Only the first dimension of a tensor
+    that is ``batch_size`` long may vary.
     """
     graph = Graph()
     modules: dict[str, nn.Module] = {}
@@ -88,14 +100,16 @@ def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure
     for argument, value in arguments:
         given = graph.placeholder(argument)
         flat, spec = pytree.tree_flatten(value)
-        if spec.is_leaf():
-            leaves.append(given)
-            if frozen and isinstance(value, Tensor):
-                _require_shape(graph, given, tuple(value.shape))
-        elif flat:
+        parts = [given] if spec.is_leaf() else []
+        if flat and not spec.is_leaf():
             modules[f"take_apart_{argument}"] = TakeApart(take_apart(value, []))
-            parts = graph.call_module(f"take_apart_{argument}", (given,))
-            leaves += [graph.call_function(operator.getitem, (parts, index)) for index in range(len(flat))]
+            made = graph.call_module(f"take_apart_{argument}", (given,))
+            parts = [graph.call_function(operator.getitem, (made, index)) for index in range(len(flat))]
+        leaves += parts
+        for part, leaf in zip(parts, flat, strict=True):
+            if isinstance(leaf, Tensor):
+                free = batch_size is not None and _is_batch(leaf, batch_size)
+                _require_shape(graph, part, tuple(leaf.shape), batched=free)
     placed: dict[Node, Node] = {}
     inputs = [node for node in exported.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(leaves):
@@ -115,11 +129,14 @@ def _plain(name: str, exported: Any, arguments: list[tuple[str, Any]], structure
     return result
 
 
-def _require_shape(graph: Graph, given: Node, shape: tuple[int, ...]) -> None:
-    same = graph.call_function(operator.eq, (graph.call_method("size", (given,)), shape))
-    message = (
-        f"the model froze the shape of its input '{given.name}' while it was captured: it takes {list(shape)} only"
-    )
+def _require_shape(graph: Graph, given: Node, shape: tuple[int, ...], *, batched: bool) -> None:
+    """A check of the shape of an input; of a ``batched`` one, of all but the first dimension."""
+    size = graph.call_method("size", (given,))
+    if batched:
+        size = graph.call_function(operator.getitem, (size, slice(1, None)))
+    same = graph.call_function(operator.eq, (size, shape[batched:]))
+    words = ", ".join(["any batch size"] * batched + [str(length) for length in shape[batched:]])
+    message = f"the model froze the shape of its input '{given.name}' while it was captured: it takes [{words}] only"
     graph.call_function(torch._assert, (same, message))
 
 
@@ -135,14 +152,6 @@ def _fits_a_graph(part: Part) -> bool:
     if isinstance(part, Tree):
         return part.spec.type in (tuple, list, dict) and all(_fits_a_graph(each) for each in part.parts)
     return isinstance(part, Leaf)
-
-
-def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Names and values of a call, as torch.export orders them: positional arguments, then keyword arguments."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [each.name for each in inspect.signature(model.forward).parameters.values() if each.kind in kinds]
-    names += [f"input_{place}" for place in range(len(names), len(args))]
-    return [*zip(names, args, strict=False), *kwargs.items()]
 
 
 def _is_check(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,20 @@ def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping
                 raise CalibrationError(f"input '{name}' is missing: {called}")
             values[name] = node.args[0]
     return [map_aggregate(values[name], copied) for name in names]
+
+
+def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Names and values of a call of ``model``: those of ``args``, then those of ``kwargs``."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [each.name for each in inspect.signature(model.forward).parameters.values() if each.kind in kinds]
+    names += [f"input_{place}" for place in range(len(names), len(args))]
+    return [*zip(names, args, strict=False), *kwargs.items()]
+
+
+def in_order(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """``kwargs`` in the order in which the forward of ``model`` names them."""
+    names = [*inspect.signature(model.forward).parameters]
+    return dict(sorted(kwargs.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names)))
 
 
 def copied(value: Any) -> Any:

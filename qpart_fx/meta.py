@@ -15,7 +15,7 @@ from torch.fx.node import map_aggregate
 
 KEY = "qpart"
 
-_TORCH = str(Path(torch.__file__).parent)
+_NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).with_name("tracing.py")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,14 @@ class NodeInfo:
     ``macs`` is None where no handler knows the operation. ``storages``: the memory that the value lies in, as numbers
     that views of one tensor share. ``writes``: the memory that the node writes to in place.
     ``constant``: the value follows from parameters, buffers and numbers alone, and each side of a cut makes its own.
+    ``opaque``: the node calls code of the model that no graph can hold, and runs on the server only.
     """
 
     output: Any = None
     storages: frozenset[int] = frozenset()
     writes: frozenset[int] = frozenset()
     constant: bool = False
+    opaque: bool = False
     weights: Mapping[str, int] = field(default_factory=dict)
     macs: int | None = 0
 
@@ -130,7 +132,7 @@ def constants_behind(node: Node) -> list[Node]:
 def where(node: Node) -> str:
     """The node and the line of the model's source it came from, for error messages."""
     lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    frames = [line for line in lines if line.startswith("File ") and _TORCH not in line]
+    frames = [line for line in lines if line.startswith("File ") and not any(path in line for path in _NOT_THE_MODEL)]
     if not frames:
         return f"node '{node.name}'"
     file, line = frames[-1].split(",")[:2]

@@ -68,19 +68,19 @@ class Object(Part):
         return made
 
 
-def take_apart(value: Any, tensors: list[Any]) -> Part:
-    """Append the tensors within ``value`` to ``tensors``, and return what is left of it."""
-    if isinstance(value, Tensor):
+def take_apart(value: Any, tensors: list[Any], leaves_are: type | tuple[type, ...] = Tensor) -> Part:
+    """Append the tensors within ``value`` (or what else ``leaves_are``) to ``tensors``, and return what is left."""
+    if isinstance(value, leaves_are):
         tensors.append(value)
         return Leaf(len(tensors) - 1)
     leaves, spec = pytree.tree_flatten(value)
     if not spec.is_leaf():
-        return Tree(spec, tuple(take_apart(leaf, tensors) for leaf in leaves))
+        return Tree(spec, tuple(take_apart(leaf, tensors, leaves_are) for leaf in leaves))
     attributes: dict[str, Part] = {}
     if not isinstance(value, type | nn.Module):
         for name, attribute in getattr(value, "__dict__", {}).items():
             count = len(tensors)
-            part = take_apart(attribute, tensors)
+            part = take_apart(attribute, tensors, leaves_are)
             if len(tensors) > count:
                 attributes[name] = part
     if not attributes:

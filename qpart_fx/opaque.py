@@ -1,0 +1,41 @@
+"""A part of a model that no graph can hold, kept as one node that calls the model's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .structure import Part
+
+
+class Opaque(nn.Module):
+    """One call of a method of ``owner``, whose path depends on the contents of tensors. It runs on the server only.
+
+    Args:
+        arguments: the positional and keyword arguments of the call without their tensors, which forward takes.
+    """
+
+    def __init__(self, owner: nn.Module, method: str, arguments: Part) -> None:
+        super().__init__()
+        self.owner = _twin(owner)
+        self.method = method
+        self.arguments = arguments
+
+    def called_with(self, arguments: Part) -> Opaque:
+        """Another call of the same method."""
+        return Opaque(self.owner, self.method, arguments)
+
+    def forward(self, *tensors: Any) -> Any:
+        args, kwargs = self.arguments.build(tensors)
+        return getattr(self.owner, self.method)(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{type(self.owner).__name__}.{self.method}"
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """The same module, parameters and submodules in another object: what is patched on one is not on the other."""
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    return twin
