@@ -1,14 +1,19 @@
 """What crosses the wire for one call of a head: each tensor at its bits, behind a header of a few bytes.
 
-Layout, little-endian: ``QPA1``, the number of values (1 byte), and for each value its kind (1 byte), its number of
-dimensions (1 byte) and its sizes (4 bytes each); then the values one after the other; last a CRC-32 of all before it.
-The steps and zero points are the head's and are not sent.
+Layout, little-endian: ``QPA2``, the number of values (2 bytes), and for each value its kind (1 byte), its number of
+dimensions (1 byte), its sizes (4 bytes each) and, unless it is contiguous, its strides (4 bytes each, in elements);
+then the values one after the other, each in the order of its memory and without gaps and repetitions; last a CRC-32 of
+all before it. The steps and zero points are the head's and are not sent.
+
+Strides are sent since results depend on them to the last bit: sums and convolutions choose their order by them.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,52 +24,179 @@ from torch.fx import GraphModule
 
 from qpart_fx.bitpack import pack_bits, packed_size, unpack_bits
 from qpart_fx.errors import ArtifactError, RequestError
-from qpart_fx.quantized import payload_quantizers
+from qpart_fx.quantized import crossing_nodes, payload_quantizers
 from qpart_fx.quantizer import UniformQuantizer
 
-_MAGIC = b"QPA1"
-_DTYPES = (
+_MAGIC = b"QPA2"
+_LATER_DTYPES = ("float8_e8m0fnu", "float4_e2m1fn_x2")
+"""Not in every torch that we run on, and added to it in this order."""
+
+_DTYPES: tuple[torch.dtype, ...] = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-    torch.uint8, torch.bool, torch.complex64,
+    torch.uint8, torch.bool, torch.complex64, torch.complex128, torch.complex32, torch.uint16, torch.uint32,
+    torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+    *(getattr(torch, name) for name in _LATER_DTYPES if hasattr(torch, name)),
 )  # fmt: skip
 _NUMBERS: tuple[type, ...] = (int, float, bool, type(None))
-_QUANTIZED, _NUMBER = 64, 128
-"""Kinds: a dtype's index, plus 64 when packed at the head's bits; 128 and up for plain numbers."""
+_STRIDED, _QUANTIZED, _NUMBER = 32, 64, 128
+"""Kinds: a dtype's index, plus 32 when strides follow, plus 64 when packed at the head's bits; or 128 plus the index of
+a plain number's type."""
+
+_MOST_MEMORY, _MOST_ELEMENTS = 2**24, 2**28
+"""Elements that a few values may be spread over, and repeated to: a message of some bytes must not exhaust a server."""
 
 
-def pack_payload(head: GraphModule, payload: tuple[Any, ...]) -> bytes:
+class _Layout:
+    """Where the elements of a tensor lie; sizes and strides in elements."""
+
+    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        self.shape, self.strides = shape, strides
+        # Sizes and strides that visit all of the memory, nearest elements last; what repeats elements is left out.
+        both = [(stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1 and stride]
+        both = [(1, 0)] if 0 in shape else sorted(both, reverse=True)
+        self.loops = tuple(size for _, size in both), tuple(stride for stride, _ in both)
+        # Whether elements may share memory in another way than by a stride of 0, as sliding windows do.
+        self.overlaps, self.span = False, 1
+        for stride, size in reversed(both):
+            self.overlaps |= stride < self.span
+            self.span += (size - 1) * stride
+        # span: elements of memory, from the first to the last; count: values to send.
+        self.count = self.span if self.overlaps else prod(self.loops[0])
+
+    @classmethod
+    def contiguous(cls, shape: tuple[int, ...]) -> _Layout:
+        strides, stride = [], 1
+        for size in reversed(shape):
+            strides.append(stride)
+            stride *= max(size, 1)
+        return cls(shape, tuple(reversed(strides)))
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether it costs no more to send it as it is than element by element, and nothing of size to rebuild it."""
+        return (
+            self.count <= prod(self.shape) <= max(self.count, _MOST_ELEMENTS)
+            and self.span <= max(4 * self.count, _MOST_MEMORY)
+            and all(stride < 2**32 for stride in self.strides)
+        )
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """The values to send of a tensor that lies like this, flat and fresh of lazy signs."""
+        visited = value.as_strided(*self.loops).resolve_conj().resolve_neg()
+        if self.overlaps:
+            memory = torch.zeros(self.span, dtype=value.dtype, device=value.device)
+            memory.as_strided(*self.loops).copy_(visited)
+            return memory
+        return visited.contiguous().reshape(-1)
+
+    def scattered(self, values: Tensor) -> Tensor:
+        """The tensor that lies like this, of the values that :meth:`gathered` made. Gaps in memory are zeros."""
+        if self.count < self.span:
+            memory = torch.zeros(self.span, dtype=values.dtype)
+            memory.as_strided(*self.loops).copy_(values.reshape(self.loops[0]))
+            values = memory
+        return values.as_strided(self.shape, self.strides)
+
+
+_SCALAR = _Layout((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What is known of a value before its bytes."""
+
+    kind: int
+    layout: _Layout = _SCALAR
+
+    @property
+    def dtype(self) -> torch.dtype:
+        index = self.kind % _STRIDED
+        if index >= len(_DTYPES):
+            raise ArtifactError(f"the activation holds a tensor of a dtype that this torch has not: number {index}")
+        return _DTYPES[index]
+
+    @property
+    def number(self) -> type | None:
+        """The type of a plain number; None for tensors."""
+        return _NUMBERS[self.kind - _NUMBER] if self.kind >= _NUMBER else None
+
+    def size(self, quantizer: UniformQuantizer | None) -> int:
+        """Bytes of the value."""
+        if self.number:
+            return 0 if self.number is type(None) else 8
+        if bool(self.kind & _QUANTIZED) != (quantizer is not None):
+            raise ArtifactError("the activation comes from another head: what is quantized in one is not in the other")
+        count = self.layout.count
+        return packed_size(count, quantizer.bits) if quantizer else count * self.dtype.itemsize
+
+    def packed(self) -> bytes:
+        shape, strides = self.layout.shape, self.layout.strides if self.kind & _STRIDED else ()
+        return struct.pack(f"<BB{len(shape) + len(strides)}I", self.kind, len(shape), *shape, *strides)
+
+    @classmethod
+    def unpacked(cls, data: bytes, place: int) -> tuple[_Header, int]:
+        """The header at ``place``, and the place after it."""
+        kind, dimensions = data[place], data[place + 1]
+        place += 2
+        if kind >= _NUMBER:
+            if dimensions or kind >= _NUMBER + len(_NUMBERS):
+                raise ArtifactError(f"the activation holds a value of an unknown kind: {kind}")
+            return cls(kind), place
+        shape = struct.unpack_from(f"<{dimensions}I", data, place)
+        place += 4 * dimensions
+        if not kind & _STRIDED:
+            return cls(kind, _Layout.contiguous(shape)), place
+        layout = _Layout(shape, struct.unpack_from(f"<{dimensions}I", data, place))
+        if not layout.can_be_kept:
+            raise ArtifactError(f"a value of shape {list(shape)} claims the impossible strides {list(layout.strides)}")
+        return cls(kind, layout), place + 4 * dimensions
+
+
+def pack_payload(head: GraphModule, payload: Sequence[Any]) -> bytes:
     """The bytes to send for ``payload``, which ``head`` returned for one sample or a batch.
 
     Raises:
-        RequestError: ``payload`` is not what this head returns.
+        RequestError: ``payload`` is not what this head returns, or holds a value that has no bytes: one that is neither
+            a tensor nor a number, a number of more than 64 bits, a tensor that is sparse, nested or of torch's own
+            quantization, NaN where a quantizer is.
     """
     quantizers = payload_quantizers(head)
-    if len(payload) != len(quantizers):
+    if not isinstance(payload, tuple | list) or len(payload) != len(quantizers):
         raise RequestError(f"the head returns a tuple of {len(quantizers)} values: pass it as it is")
-    header, pieces = [_MAGIC, bytes([len(payload)])], []
-    for value, quantizer in zip(payload, quantizers, strict=True):
+    if len(payload) >= 2**16:
+        raise RequestError(
+            f"{len(payload):,} values cross this cut, and {2**16 - 1:,} can be sent at most: cut elsewhere"
+        )
+    headers, pieces = [], []
+    for node, value, quantizer in zip(crossing_nodes(head), payload, quantizers, strict=True):
         try:
-            kind, sizes, piece = _pack(value, quantizer)
-        except (ValueError, struct.error) as error:
-            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise RequestError(f"a value of type {what} in the payload cannot be sent: {error}") from error
-        header.append(struct.pack(f"<BB{len(sizes)}I", kind, len(sizes), *sizes))
+            header, piece = _pack(value, quantizer)
+            headers.append(header.packed())
+        except (ValueError, TypeError, RuntimeError, OverflowError, struct.error) as error:
+            what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
+            raise RequestError(f"the payload's value '{node.name}', {what}, cannot be sent: {error}") from error
         pieces.append(piece)
-    content = b"".join([*header, *pieces])
+    content = b"".join([_MAGIC, struct.pack("<H", len(payload)), *headers, *pieces])
     return content + struct.pack("<I", zlib.crc32(content))
 
 
 def unpack_payload(head: GraphModule, data: bytes) -> tuple[Any, ...]:
-    """The payload that :func:`pack_payload` packed, equal to the last bit.
+    """The payload that :func:`pack_payload` packed, equal to the last bit and strided alike.
+
+    Values that share memory arrive as copies. Where a tensor repeats its elements (``expand``), so does what arrives:
+    it cannot be written to. Strides that leave gaps beyond measure are not kept.
 
     Raises:
-        ArtifactError: the bytes are cut short or damaged, or are not for this head.
+        ArtifactError: the bytes are cut short or damaged, of another version, or not for this head.
     """
     quantizers = payload_quantizers(head)
-    if len(data) < 9 or data[:4] != _MAGIC or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+    if len(data) < 10 or data[:3] != _MAGIC[:3] or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
         raise ArtifactError("the activation is cut short or damaged: send it again")
-    if data[4] != len(quantizers):
-        raise ArtifactError(f"the activation holds {data[4]} values, and this head sends {len(quantizers)}")
+    if data[:4] != _MAGIC:
+        raise ArtifactError("the activation is of another version: pack and unpack it with the same qpart_fx")
+    (count,) = struct.unpack_from("<H", data, 4)
+    if count != len(quantizers):
+        raise ArtifactError(f"the activation holds {count} values, and this head sends {len(quantizers)}")
     try:
         return _unpack(data, quantizers)
     except (struct.error, IndexError, ValueError, TypeError, RuntimeError, OverflowError) as error:
@@ -73,50 +205,55 @@ def unpack_payload(head: GraphModule, data: bytes) -> tuple[Any, ...]:
         raise ArtifactError(f"the activation is malformed: {error}") from error
 
 
-def _pack(value: Any, quantizer: UniformQuantizer | None) -> tuple[int, tuple[int, ...], bytes]:
+def _pack(value: Any, quantizer: UniformQuantizer | None) -> tuple[_Header, bytes]:
     if not isinstance(value, Tensor):
-        kind = _NUMBER + _NUMBERS.index(type(value))
-        return kind, (), b"" if value is None else struct.pack("<d" if type(value) is float else "<q", value)
-    kind, values = _DTYPES.index(value.dtype), value.detach().cpu().contiguous()
+        if type(value) not in _NUMBERS:
+            raise TypeError("it is neither a tensor nor a number")
+        number = _Header(_NUMBER + _NUMBERS.index(type(value)))
+        return number, b"" if value is None else struct.pack("<d" if type(value) is float else "<q", value)
+    if value.is_nested or value.layout is not torch.strided or value.dtype not in _DTYPES:
+        raise TypeError("only dense tensors of plain numbers are; convert it in the model")
+    kind, shape, strides = _DTYPES.index(value.dtype), tuple(value.shape), value.stride()
+    layout = _Layout.contiguous(shape)
+    if strides != layout.strides:
+        if (strided := _Layout(shape, strides)).can_be_kept:
+            kind, layout = kind + _STRIDED, strided
+        else:
+            value = value.clone(memory_format=torch.contiguous_format)
+    values = layout.gathered(value.detach()).cpu()
     if quantizer is None:
-        return kind, tuple(value.shape), values.reshape(-1).view(torch.uint8).numpy().tobytes()
-    codes = quantizer.encode(values).flatten().numpy().astype(np.uint16)
-    return kind + _QUANTIZED, tuple(value.shape), pack_bits(codes, quantizer.bits)
+        return _Header(kind, layout), values.view(torch.uint8).numpy().tobytes()
+    codes = quantizer.encode(values)
+    if codes.sum().isnan():
+        raise ValueError("it holds NaN, which no code stands for")
+    return _Header(kind + _QUANTIZED, layout), pack_bits(codes.numpy().astype(np.uint16), quantizer.bits)
 
 
 def _unpack(data: bytes, quantizers: list[UniformQuantizer | None]) -> tuple[Any, ...]:
-    place, headers = 5, []
+    place, headers = len(_MAGIC) + 2, []
     for _ in quantizers:
-        kind, dimensions = data[place], data[place + 1]
-        headers.append((kind, struct.unpack_from(f"<{dimensions}I", data, place + 2)))
-        place += 2 + 4 * dimensions
+        header, place = _Header.unpacked(data, place)
+        headers.append(header)
     values: list[Any] = []
-    for (kind, shape), quantizer in zip(headers, quantizers, strict=True):
-        size = _size(kind, shape, quantizer)
-        piece = memoryview(data)[place : place + size]
-        if len(piece) != size or place + size > len(data) - 4:
-            raise ArtifactError(f"a value of shape {list(shape)} takes {size:,} bytes, more than the activation holds")
+    for header, quantizer in zip(headers, quantizers, strict=True):
+        size = header.size(quantizer)
+        if place + size > len(data) - 4:
+            raise ArtifactError(
+                f"a value of shape {list(header.layout.shape)} takes {size:,} bytes, more than the activation holds"
+            )
+        values.append(_value(header, quantizer, memoryview(data)[place : place + size]))
         place += size
-        values.append(_value(kind, shape, quantizer, piece))
     if place != len(data) - 4:
         raise ArtifactError(f"the activation has {len(data) - 4 - place} bytes too many")
     return tuple(values)
 
 
-def _size(kind: int, shape: tuple[int, ...], quantizer: UniformQuantizer | None) -> int:
-    if kind >= _NUMBER:
-        return 0 if _NUMBERS[kind - _NUMBER] is type(None) else 8
-    if (kind >= _QUANTIZED) != (quantizer is not None):
-        raise ArtifactError("the activation comes from another head: what is quantized in one is not in the other")
-    return packed_size(prod(shape), quantizer.bits) if quantizer else prod(shape) * _DTYPES[kind].itemsize
-
-
-def _value(kind: int, shape: tuple[int, ...], quantizer: UniformQuantizer | None, piece: memoryview) -> Any:
-    if kind >= _NUMBER:
-        number = _NUMBERS[kind - _NUMBER]
+def _value(header: _Header, quantizer: UniformQuantizer | None, piece: memoryview) -> Any:
+    if number := header.number:
         return None if number is type(None) else number(struct.unpack("<d" if number is float else "<q", piece)[0])
     if quantizer is None:
-        raw = torch.frombuffer(bytearray(piece), dtype=torch.uint8) if len(piece) else torch.empty(0, dtype=torch.uint8)
-        return raw.view(_DTYPES[kind]).reshape(shape)
-    codes = unpack_bits(piece, prod(shape), quantizer.bits).astype(np.float32).reshape(shape)
-    return quantizer.decode(torch.from_numpy(codes), _DTYPES[kind - _QUANTIZED])
+        raw = torch.empty(len(piece), dtype=torch.uint8)  # torch's memory is aligned, as the head's was; bytes are not
+        raw.numpy()[:] = np.frombuffer(piece, dtype=np.uint8)
+        return header.layout.scattered(raw.view(header.dtype))
+    codes = unpack_bits(piece, header.layout.count, quantizer.bits).astype(np.float32)
+    return header.layout.scattered(quantizer.decode(torch.from_numpy(codes), header.dtype))

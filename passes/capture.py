@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
-from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from qpart_fx.errors import CaptureError, ModelError, QPartError
+from qpart_fx.errors import CaptureError, QPartError
 from qpart_fx.exporting import export_graph
-from qpart_fx.inputs import describe_inputs, in_order
-from qpart_fx.recording import record
-from qpart_fx.structure import take_apart
-from qpart_fx.tracing import left_as_it_was, trace, trace_around, trace_call
+from qpart_fx.graph_parts import graph_module_of
+from qpart_fx.inputs import copied, describe_inputs, device_of, in_order
+from qpart_fx.meta import info, where
+from qpart_fx.own_model import left_as_it_was, own_copy
+from qpart_fx.recording import record, unwind_transforms
+from qpart_fx.structure import PLAIN, take_apart
+from qpart_fx.tracing import trace, trace_around, trace_call
 
 _KEY = "qpart_capture"
 
@@ -61,29 +62,37 @@ def capture(
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    own = _copy(model).eval()
-    _require_finite(own)
-    if isinstance(own, GraphModule) and type(own.graph._codegen) is CodeGen:
-        if args is not None:
-            record(own, args, kwargs or {})
-        return _reported(own, "as it is", {})
-    _bake_parametrizations(own)
-    if args is None:
-        if own._forward_hooks or own._forward_pre_hooks:
-            raise CaptureError(
-                f"{type(model).__name__} has forward hooks of its own, which no graph can hold: remove them"
-            )
-        return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph, way: "")
-    kwargs = in_order(own, kwargs or {})
-    expected = _run(own, args, kwargs, inputs_error)
+    device = device_of(model)
+    with torch.inference_mode(False), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        own = own_copy(model)
+        if isinstance(own, GraphModule) and type(own.graph._codegen) is CodeGen:
+            if args is not None:
+                record(own, args, kwargs or {})
+                if node := _random_node(own):
+                    raise CaptureError(f"{where(node)} is random: {_RANDOM}")
+            return _reported(own, "as it is", {})
+        if args is None:
+            return _first({"symbolic_trace": lambda: _traced(own)}, own, lambda graph, way: "")
+        return _verified(own, args, in_order(own, kwargs or {}), inputs_error)
+
+
+def _verified(
+    own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs_error: type[QPartError]
+) -> GraphModule:
+    """The first graph that gives what ``own`` does for this call, and for its first sample alone."""
+    expected = _expected(own, args, kwargs, inputs_error)
     single = _single(own, args, kwargs)
 
     def differs(graph: GraphModule, way: str) -> str:
         if not _same(record(graph, args, kwargs), expected):
             return "its output is not the module's"
-        if single is not None and way != FROZEN and not _same(_run(graph, *single[0], CaptureError), single[1]):
-            return "its output is not the module's at another batch size"
-        return ""
+        if node := _random_node(graph):
+            return f"{where(node)} is random"
+        if single is None or way == FROZEN:
+            return ""
+        with left_as_it_was(graph):
+            same = _same(_run(graph, *single[0], CaptureError), single[1])
+        return "" if same else "its output is not the module's at another batch size"
 
     ways: dict[str, Callable[[], GraphModule]] = {
         "symbolic_trace": lambda: _traced(own),
@@ -93,6 +102,41 @@ def capture(
         "tracing beside a run, around opaque parts": lambda: trace_around(own, args, kwargs),
     }
     return _first(ways, own, differs)
+
+
+def _expected(own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs_error: type[QPartError]) -> Any:
+    """The output of ``own`` for the example, if a graph can give it: one that holds values, the same every time."""
+    name, random = type(own).__name__, torch.get_rng_state()
+    with left_as_it_was(own) as state:
+        expected = _run(own, args, kwargs, inputs_error)
+        drawn = not torch.equal(random, torch.get_rng_state())
+        again = _run(own, args, kwargs, inputs_error) if drawn or state.changed() else expected
+    if isinstance(expected, PLAIN):
+        raise CaptureError(f"{name} returns {expected!r}, with no tensor in it: there is nothing to split")
+    try:
+        same = _same(expected, again)
+    except TypeError as error:
+        raise CaptureError(f"the output of {name} cannot be taken apart: {error}") from error
+    if not same and drawn:
+        raise CaptureError(f"the output of {name} is random, also in eval mode: {_RANDOM}")
+    if not same:
+        raise CaptureError(
+            f"{name} keeps state from call to call that its output follows: no split could give the same; take the "
+            "state as an input and return the new one"
+        )
+    return expected
+
+
+_RANDOM = "no split could give the same; take random numbers as an input"
+
+
+def _random_node(graph: GraphModule) -> Node | None:
+    """A node that draws random numbers that the output depends on."""
+    needed: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.op == "output" or info(node).writes or needed.intersection(node.users):
+            needed.add(node)
+    return next((node for node in graph.graph.nodes if node in needed and info(node).random), None)
 
 
 def capture_report(graph_module: GraphModule) -> CaptureReport:
@@ -116,6 +160,7 @@ def _first(
             else:
                 return _reported(graph, way, failed)
         except Exception as error:
+            unwind_transforms()
             failed[way] = _place(error, model) + (str(error).strip().splitlines() or [repr(error)])[0][:_LONGEST]
             causes.append(error)
     reasons = "; ".join(f"{way}: {reason}" for way, reason in failed.items())
@@ -131,14 +176,12 @@ def _reported(graph: GraphModule, way: str, failed: Mapping[str, str]) -> GraphM
 
 
 def _traced(model: nn.Module) -> GraphModule:
-    return GraphModule(model, trace(model), class_name=type(model).__name__)
+    return graph_module_of(trace(model), model, type(model).__name__)
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], failure: type[Exception]) -> Any:
     """The output on copies of the inputs, which the model may write to."""
-    own_args, own_kwargs = pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, dict(kwargs))
-    )
+    own_args, own_kwargs = copied((args, dict(kwargs)))
     try:
         with torch.no_grad():
             return model(*own_args, **own_kwargs)
@@ -162,7 +205,8 @@ def _single(
 
     call = pytree.tree_map(first, args), pytree.tree_map(first, dict(kwargs))
     try:
-        return call, _run(model, call[0], call[1], CaptureError)
+        with left_as_it_was(model):
+            return call, _run(model, call[0], call[1], CaptureError)
     except CaptureError:
         return None
 
@@ -181,31 +225,6 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
     return torch.equal(left, right) or bool(((left == right) | (left.isnan() & right.isnan())).all())
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be copied ({error}); remove what copy.deepcopy refuses, "
-            "for example a tensor attribute that carries a gradient history (use .detach())"
-        ) from error
-
-
-def _bake_parametrizations(model: nn.Module) -> None:
-    """Weights that are computed from others (weight norm, spectral norm) become what they are now.
-
-    Not by torch's own ``remove_parametrizations``: it edits the module's class, which the caller's module shares.
-    """
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            names: Any = module.parametrizations
-            values = {name: getattr(module, name).detach().clone() for name in names}
-            module.__class__ = type(module).__bases__[0]
-            del module.parametrizations
-            for name, value in values.items():
-                module.register_parameter(name, nn.Parameter(value))
-
-
 def _place(error: BaseException, model: nn.Module) -> str:
     """Where in ``model`` the error arose: the innermost submodule, and the line of its forward."""
     names = {id(module): name for name, module in model.named_modules()}
@@ -218,10 +237,3 @@ def _place(error: BaseException, model: nn.Module) -> str:
             place = f"{module}at {code.co_filename}:{trace.tb_lineno}: "
         trace = trace.tb_next
     return place
-
-
-def _require_finite(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and tensor.numel() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ModelError(f"'{name}' holds {bad} NaN or infinite values of {tensor.numel()}: train or load it again")

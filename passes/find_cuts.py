@@ -22,11 +22,11 @@ def find_cuts(graph_module: GraphModule) -> list[Cut]:
     writes to: what it receives are copies. Needs the records of PropagateShapes; counts MACs. Prefixes that the same
     values cross are one cut, the shortest of them. Takes time linear in the graph and in what crosses.
     """
-    cuts: list[Cut] = []
+    cuts: dict[frozenset[str], Cut] = {}
     for cut, obstacle in _prefixes(_inner_nodes(graph_module)):
-        if not obstacle and not (cuts and cuts[-1].crossing == cut.crossing):
-            cuts.append(cut)
-    return cuts
+        if not obstacle:
+            cuts.setdefault(frozenset(cut.crossing), cut)
+    return [*cuts.values()]
 
 
 def chain_cuts(graph: GraphModule, layers: Sequence[Node]) -> list[tuple[int, Cut]]:
@@ -72,7 +72,10 @@ def resolve_cut(graph_module: GraphModule, names: str | Sequence[str]) -> Cut:
         if opaque := next((node for node in nodes if info(node).opaque), None):
             raise RequestError(f"cut: the device cannot run all: {_server_only(opaque)}; {_nearest(cuts, len(nodes))}")
         return cuts[-1]
-    wanted = {names} if isinstance(names, str) else set(names)
+    try:
+        wanted = {names} if isinstance(names, str) else {str(name) for name in names}
+    except TypeError:
+        raise RequestError(f"cut: expected names of nodes, got {names!r}") from None
     for cut in cuts:
         if set(cut.crossing) == wanted:
             return cut
@@ -139,7 +142,7 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
     position = {node: place for place, node in enumerate(order)}
     last_use = {node: max((position.get(user, len(order)) for user in node.users), default=-1) for node in order}
     names = tuple(node.name for node in order)
-    inputs = sum(node.op == "placeholder" for node in order)
+    inputs = max((place for place, node in enumerate(order) if node.op == "placeholder"), default=-1)
     last_write = {storage: place for place, node in enumerate(order) for storage in info(node).writes}
     total = sum(info(node).macs or 0 for node in order)
     opaque = ""
@@ -157,7 +160,7 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
             if value in alive and last_use[value] <= place:
                 del alive[value]
                 live -= _bytes(value)
-        if place + 1 < inputs or not alive:
+        if place < inputs or not alive:
             continue
         outputs = [info(value).output for value in alive]
         tensors = [output for output in outputs if isinstance(output, TensorInfo)]

@@ -15,7 +15,7 @@ from qpart_fx.recording import record
 
 @dataclass(frozen=True)
 class PropagateShapes(Pass):
-    """Sets ``output``, ``storages``, ``writes``, ``constant`` and ``opaque`` of every node for one call.
+    """Sets all of every node's record but its weights and MACs, for one call.
 
     Raises:
         CalibrationError: the model does not take these inputs; the message names the node that failed.

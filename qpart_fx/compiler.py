@@ -209,7 +209,8 @@ def split(
     keywords = {**keywords, **(kwargs or {})}
     graph = Pipeline([CountParameters(), CountMacs()]).run(capture(model, positional, keywords))
     if cut is None:
-        cuts = find_cuts(graph)
+        if not (cuts := find_cuts(graph)):
+            raise ModelError(f"{type(model).__name__} can be cut nowhere: nothing that could be sent is computed in it")
         chosen = min(cuts, key=lambda place: (abs(place.device_macs - place.server_macs), place.elements))
     else:
         chosen = resolve_cut(graph, cut)

@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from .graph_parts import graph_module_of
 from .inputs import named_arguments
-from .structure import Build, Leaf, Part, TakeApart, Tree, take_apart
+from .structure import NUMBERS, Build, Flatten, Part, fits_a_graph, take_apart
 
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range")
 """Operations that only check what was assumed while exporting."""
+
+
+_LEAVES = (Tensor, *NUMBERS)
+"""What an exported graph returns: numbers too, since they may follow from sizes."""
 
 
 def export_graph(
@@ -36,21 +41,23 @@ def export_graph(
     forward = model.forward
 
     @functools.wraps(forward)
-    def tensors_only(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        tensors: list[Any] = []
-        take_apart(forward(*args, **kwargs), tensors)
-        return tuple(tensors)
+    def flat(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        values: list[Any] = []
+        take_apart(forward(*args, **kwargs), values, _LEAVES)
+        return tuple(values)
 
-    model.forward = tensors_only
+    model.forward = flat
     try:
         with _quiet(), torch.no_grad():
             shapes = _batch_dimensions(model, args, kwargs) if dynamic else None
             program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
+            if any("_vmap" in str(node.target) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # no cut could go through a function transform
             exported = program.module(check_guards=False)
     finally:
         model.forward = forward
     size = _batch_size(args, kwargs) if dynamic else None
-    structure = take_apart(output, [])
+    structure = take_apart(output, [], _LEAVES)
     return _plain(type(model).__name__, exported, named_arguments(model, args, kwargs), structure, batch_size=size)
 
 
@@ -74,7 +81,11 @@ def _batch_dimensions(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
         return {0: torch.export.Dim.AUTO} if _is_batch(leaf, size) else None
 
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
+    shapes: dict[str, Any] = pytree.tree_map(of, dict(bound.arguments))
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            shapes |= shapes.pop(name, {})  # torch.export wants each under its own name
+    return shapes
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
@@ -97,12 +108,12 @@ def _plain(
     graph = Graph()
     modules: dict[str, nn.Module] = {}
     leaves: list[Node] = []
-    for argument, value in arguments:
-        given = graph.placeholder(argument)
+    inputs_given = [graph.placeholder(argument) for argument, _ in arguments]  # first of all, as a graph's inputs are
+    for given, (argument, value) in zip(inputs_given, arguments, strict=True):
         flat, spec = pytree.tree_flatten(value)
         parts = [given] if spec.is_leaf() else []
         if flat and not spec.is_leaf():
-            modules[f"take_apart_{argument}"] = TakeApart(take_apart(value, []))
+            modules[f"take_apart_{argument}"] = Flatten(spec)
             made = graph.call_module(f"take_apart_{argument}", (given,))
             parts = [graph.call_function(operator.getitem, (made, index)) for index in range(len(flat))]
         leaves += parts
@@ -121,12 +132,7 @@ def _plain(
             graph.output(_output(graph, modules, structure, values))
         elif node.op != "placeholder" and not _is_check(node):
             placed[node] = graph.node_copy(node, placed.__getitem__)
-    for path, module in modules.items():
-        exported.add_module(path, module)
-    result = GraphModule(exported, graph, class_name=name)
-    for module in result.modules():
-        module.training = False
-    return result
+    return graph_module_of(graph, exported, name, modules)
 
 
 def _require_shape(graph: Graph, given: Node, shape: tuple[int, ...], *, batched: bool) -> None:
@@ -141,17 +147,10 @@ def _require_shape(graph: Graph, given: Node, shape: tuple[int, ...], *, batched
 
 
 def _output(graph: Graph, modules: dict[str, nn.Module], structure: Part, values: list[Any]) -> Any:
-    if _fits_a_graph(structure):
+    if fits_a_graph(structure):
         return structure.build(values)
     modules["build_output"] = Build(structure)
     return graph.call_module("build_output", tuple(values))
-
-
-def _fits_a_graph(part: Part) -> bool:
-    """Whether a graph's output can hold the structure itself."""
-    if isinstance(part, Tree):
-        return part.spec.type in (tuple, list, dict) and all(_fits_a_graph(each) for each in part.parts)
-    return isinstance(part, Leaf)
 
 
 def _is_check(node: Node) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
 
 from .errors import CalibrationError
 from .meta import describe
@@ -38,7 +38,7 @@ def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping
             if not node.args:
                 raise CalibrationError(f"input '{name}' is missing: {called}")
             values[name] = node.args[0]
-    return [map_aggregate(values[name], copied) for name in names]
+    return [copied(values[name]) for name in names]
 
 
 def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -56,8 +56,8 @@ def in_order(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copied(value: Any) -> Any:
-    """A tensor in memory of its own; anything else as it is."""
-    return value.clone() if isinstance(value, Tensor) else value
+    """``value`` with every tensor in it in memory of its own."""
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -47,13 +47,15 @@ class NodeInfo:
     ``macs`` is None where no handler knows the operation. ``storages``: the memory that the value lies in, as numbers
     that views of one tensor share. ``writes``: the memory that the node writes to in place.
     ``constant``: the value follows from parameters, buffers and numbers alone, and each side of a cut makes its own.
-    ``opaque``: the node calls code of the model that no graph can hold, and runs on the server only.
+    ``random``: the node draws random numbers. ``opaque``: the node calls code of the model that no graph can hold, and
+    runs on the server only.
     """
 
     output: Any = None
     storages: frozenset[int] = frozenset()
     writes: frozenset[int] = frozenset()
     constant: bool = False
+    random: bool = False
     opaque: bool = False
     weights: Mapping[str, int] = field(default_factory=dict)
     macs: int | None = 0

@@ -14,10 +14,11 @@ from .inputs import positional
 from .interpreter import PlainInterpreter
 from .meta import describe, info, set_info, tensors_of, where
 from .opaque import Opaque
+from .own_model import left_as_it_was
 
 
 def record(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run ``graph_module`` and set ``output``, ``storages``, ``writes``, ``constant`` and ``opaque`` of every node.
+    """Run ``graph_module`` and set all of every node's record but its weights and MACs.
 
     Returns:
         The output for ``args`` and ``kwargs``, which are not written to.
@@ -25,7 +26,7 @@ def record(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str
     Raises:
         CalibrationError: the graph does not take these inputs; the message names the node that failed.
     """
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), left_as_it_was(graph_module):
         output = _Recorder(graph_module).run(*positional(graph_module, args, kwargs))
     _mark_constants(graph_module)
     return output
@@ -39,6 +40,7 @@ class _Recorder(PlainInterpreter):
         self._versions: dict[int, int] = {}
 
     def run_node(self, n: Node) -> Any:
+        random = torch.get_rng_state()
         try:
             value = super().run_node(n)
         except Exception as error:
@@ -57,6 +59,7 @@ class _Recorder(PlainInterpreter):
             output=describe(value),
             storages=frozenset(_storage(tensor) for tensor in made if tensor.numel()),
             writes=frozenset(writes),
+            random=not torch.equal(random, torch.get_rng_state()),
             opaque=n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), Opaque),
         )
         return value
@@ -74,10 +77,10 @@ def _mark_constants(graph_module: GraphModule) -> None:
     written = frozenset().union(*(info(node).writes for node in nodes))
     for node in nodes:
         record = info(node)
-        if node.op == "get_attr":
-            constant = True
-        elif node.op in ("placeholder", "output") or record.writes or record.storages & written:
+        if node.op in ("placeholder", "output") or record.writes or record.storages & written:
             constant = False
+        elif node.op == "get_attr":
+            constant = True
         elif node.all_input_nodes:
             constant = node.op != "call_module" and all(info(source).constant for source in node.all_input_nodes)
         else:
@@ -87,3 +90,8 @@ def _mark_constants(graph_module: GraphModule) -> None:
 
 def _name(function: Any) -> str:
     return str(getattr(function, "__name__", "")).split(".")[0]  # an ATen overload is called arange.default
+
+
+def unwind_transforms() -> None:
+    """Leave the function transforms (vmap, grad) that a run entered and, since it failed, did not leave."""
+    torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(0)

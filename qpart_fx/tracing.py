@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
@@ -17,11 +16,13 @@ from torch.fx.node import map_arg
 from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
 
-from .inputs import named_arguments
+from .graph_parts import graph_module_of
+from .inputs import copied, named_arguments
 from .interpreter import thawed
 from .meta import tensors_of, where
 from .opaque import Opaque
-from .structure import Constant, TakeApart, take_apart
+from .own_model import left_as_it_was
+from .structure import Build, Constant, TakeApart, fits_a_graph, take_apart
 
 _CONTAINERS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer, nn.ModuleList, nn.ModuleDict)
 """Modules of torch.nn that are traced through: their layers are what can be cut apart."""
@@ -53,6 +54,8 @@ class SourceTracer(Tracer):
     record_stack_traces = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
         return not isinstance(m, _CONTAINERS) and super().is_leaf_module(m, module_qualified_name)
 
 
@@ -74,6 +77,9 @@ class ValueProxy(Proxy):
 
     def __iter__(self) -> Iterator[Any]:
         return self.tracer.iter(self)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __contains__(self, item: Any) -> bool:
         self.tracer.require_settled(self.node)
@@ -144,16 +150,21 @@ class RunTracer(SourceTracer):
                 del vars(owner)[name]
                 if own is not None:
                     vars(owner)[name] = own
-        targets = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
-        used = {name: self.made[name] if name in self.made else self._part(name) for name in sorted(targets)}
-        return GraphModule(used, graph, class_name=type(self._model).__name__).eval()
+        return graph_module_of(graph, self._model, type(self._model).__name__, self.made)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        values = [self._given(name, value) for name, value in named_arguments(self._model, self._args, self._kwargs)]
+        named = named_arguments(self._model, self._args, self._kwargs)
+        # All placeholders come first, as a graph's inputs do; one before a tensor's may have no default.
+        last = max((place for place, (_, value) in enumerate(named) if _tensors(value)), default=-1)
+        given = [
+            self.graph.placeholder(name, None, *([] if place <= last else [value]))
+            for place, (name, value) in enumerate(named)
+        ]
+        values = [self._given(node, copied(value)) for node, (_, value) in zip(given, named, strict=True)]
         args, kwargs = values[: len(self._args)], dict(zip(self._kwargs, values[len(self._args) :], strict=True))
-        return lambda *_: root_fn(self.root, *args, **kwargs), [self.root]
+        return lambda *_: self._returned(root_fn(self.root, *args, **kwargs)), [self.root]
 
     def proxy(self, node: Node) -> Proxy:
         return ValueProxy(node, self)
@@ -245,21 +256,30 @@ class RunTracer(SourceTracer):
         sources = node.all_input_nodes
         return name in _KINDS or node.op == "get_attr" or (bool(sources) and self._fixed.issuperset(sources))
 
-    def _given(self, name: str, value: Any) -> Any:
-        """A placeholder for an argument: its proxy, or the structure it has with proxies in it."""
+    def _given(self, given: Node, value: Any) -> Any:
+        """What the model is called with for an argument: its proxy, or the structure it has with proxies in it."""
         tensors: list[Any] = []
         structure = take_apart(value, tensors)
-        given = self.graph.placeholder(name) if tensors else self.graph.placeholder(name, None, value)
         self.values[given] = value
         if isinstance(value, Tensor):
             return self.proxy(given)
+        name = f"take_apart_{given.target}"
         if tensors:
-            self.made[f"take_apart_{name}"] = TakeApart(structure)
-            parts: Any = self.create_proxy("call_module", f"take_apart_{name}", (self.proxy(given),), {})
+            self.made[name] = TakeApart(structure)
+            parts: Any = self.create_proxy("call_module", name, (self.proxy(given),), {})
             return structure.build([parts[place] for place in range(len(tensors))])
         if value is not None:
-            self._check(given, value, f"the graph was captured with {name} = {value!r} and knows no other")
+            self._check(given, value, f"the graph was captured with {given.target} = {value!r} and knows no other")
         return value
+
+    def _returned(self, value: Any) -> Any:
+        """What the graph returns for what the model does: the same, made by a module where no graph can hold it."""
+        parts: list[Any] = []
+        structure = take_apart(value, parts, (Tensor, Proxy))
+        if fits_a_graph(structure):
+            return structure.build(parts)
+        self.made["build_output"] = Build(structure)
+        return self.create_proxy("call_module", "build_output", tuple(parts), {})
 
     def _check(self, node: Node, value: Any, message: str) -> None:
         same = self.create_proxy("call_function", operator.eq, (self.proxy(node), value), {})
@@ -313,19 +333,6 @@ class RunTracer(SourceTracer):
         return operator.attrgetter(path)(self.root)
 
 
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undo what a trace leaves in the attributes of ``model`` and its submodules: proxies in caches, for example."""
-    before = [(vars(module), {name: copy.copy(value) if isinstance(value, dict) else value
-                              for name, value in vars(module).items()}) for module in model.modules()]  # fmt: skip
-    try:
-        yield
-    finally:
-        for attributes, kept in before:
-            attributes.clear()
-            attributes.update(kept)
-
-
 def trace(model: nn.Module) -> Graph:
     """The graph of ``model`` with every argument of its forward symbolic."""
     return SourceTracer().trace(model)
@@ -368,6 +375,12 @@ def _innermost_method(
         if own and callable(getattr(type(owner), name, None)) and (owner, name) not in known:
             found = owner, name
     return found
+
+
+def _tensors(value: Any) -> list[Any]:
+    tensors: list[Any] = []
+    take_apart(value, tensors)
+    return tensors
 
 
 def _name(target: Any) -> str:

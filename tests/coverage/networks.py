@@ -6,24 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-# A wheel of torchvision for another build of torch imports once its operators are declared; they stay unavailable.
-_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what it lacks)
 
-import timm  # noqa: E402
-import torchvision.models as vision  # noqa: E402
-import transformers as hf  # noqa: E402
+# isort: split
+import timm
+import torchvision.models as vision
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-Network = tuple[Callable[[], nn.Module], Callable[[], Inputs]]
+from tests.coverage import hugging_face
+from tests.coverage.hugging_face import Inputs, Network
 
 
 def image(size: int, batch: int = 2) -> Inputs:
@@ -32,10 +28,6 @@ def image(size: int, batch: int = 2) -> Inputs:
 
 def noise(*shape: int) -> Inputs:
     return (torch.randn(*shape),), {}
-
-
-def tokens(*shape: int) -> Tensor:
-    return torch.randint(0, 50, shape)
 
 
 def _classification() -> dict[str, Network]:
@@ -60,6 +52,27 @@ def _segmentation() -> dict[str, Network]:
             partial(image, 64),
         )
         for name in names
+    }
+
+
+def _detection() -> dict[str, Network]:
+    """With random weights no box has a high score: they keep the few that are best."""
+    small = {"min_size": 64, "max_size": 96}
+    proposed = {**small, "box_score_thresh": 0.0, "box_detections_per_img": 5, "rpn_pre_nms_top_n_test": 50,
+                "rpn_post_nms_top_n_test": 20}  # fmt: skip
+    direct = {"score_thresh": 0.0, "detections_per_img": 5, "topk_candidates": 50}
+    options: dict[str, dict[str, Any]] = {
+        "fasterrcnn_mobilenet_v3_large_320_fpn": proposed, "fasterrcnn_resnet50_fpn_v2": proposed,
+        "maskrcnn_resnet50_fpn": proposed, "keypointrcnn_resnet50_fpn": proposed,
+        "retinanet_resnet50_fpn": {**small, **direct}, "fcos_resnet50_fpn": {**small, **direct},
+        "ssdlite320_mobilenet_v3_large": direct, "ssd300_vgg16": direct,
+    }  # fmt: skip
+    return {
+        name: (
+            partial(getattr(vision.detection, name), weights=None, weights_backbone=None, **given),
+            lambda: (([torch.rand(3, 96, 128), torch.rand(3, 80, 100)],), {}),
+        )
+        for name, given in options.items()
     }
 
 
@@ -97,86 +110,6 @@ def _timm() -> dict[str, Network]:
     }
 
 
-def _hugging_face() -> dict[str, Network]:
-    text = {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-    }
-    gpt = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 2}
-    picture = {**text, "image_size": 32, "patch_size": 8}
-    pairs = {
-        **{f"{side}_{what}": number for side in ("encoder", "decoder") for what, number in
-           (("layers", 2), ("attention_heads", 2), ("ffn_dim", 48))},
-        "vocab_size": 100, "d_model": 32,
-    }  # fmt: skip
-    special = {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    stages = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-    waves = {"conv_dim": (8, 8), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2,
-             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}  # fmt: skip
-    named: list[tuple[str, str, dict[str, Any]]] = [
-        ("Bert", "ForSequenceClassification", text), ("Roberta", "Model", text),
-        ("DistilBert", "Model", {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}),
-        ("Albert", "Model", {**text, "embedding_size": 16}), ("Electra", "Model", {**text, "embedding_size": 16}),
-        ("GPT2", "LMHeadModel", gpt), ("Llama", "ForCausalLM", text),
-        ("GPTNeo", "ForCausalLM", {"vocab_size": 100, "hidden_size": 32, "num_layers": 2, "num_heads": 2,
-                                   "attention_types": [[["global", "local"], 1]]}),
-        ("OPT", "ForCausalLM", {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 48,
-                                "num_attention_heads": 2, "word_embed_proj_dim": 32}),
-        ("Mistral", "ForCausalLM", {**text, "num_key_value_heads": 1}),
-        ("Qwen2", "ForCausalLM", {**text, "num_key_value_heads": 1}),
-        ("Gemma", "ForCausalLM", {**text, "num_key_value_heads": 1, "head_dim": 16}),
-        ("Bloom", "ForCausalLM", {"vocab_size": 100, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
-        ("T5", "ForConditionalGeneration", {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2,
-                                            "num_heads": 2}),
-        ("Bart", "ForConditionalGeneration", pairs), ("DebertaV2", "Model", text),
-        ("Mamba", "ForCausalLM", {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
-        ("XLNet", "Model", {"vocab_size": 100, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48}),
-        ("Funnel", "BaseModel", {"vocab_size": 100, "block_sizes": [1, 1], "d_model": 32, "n_head": 2, "d_head": 16,
-                                 "d_inner": 48}),
-        ("Longformer", "Model", {**text, "attention_window": 4}), ("MPNet", "Model", text),
-        ("SqueezeBert", "Model", {**text, "embedding_size": 32}),
-        ("ViT", "ForImageClassification", picture), ("DeiT", "Model", picture), ("Beit", "Model", picture),
-        ("CLIPVision", "Model", picture), ("Dinov2", "Model", picture),
-        ("Segformer", "ForSemanticSegmentation", {**stages, "decoder_hidden_size": 16}),
-        ("ConvNextV2", "Model", stages),
-        ("ResNet", "Model", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
-        ("Swin", "Model", {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2],
-                           "window_size": 4}),
-        ("Wav2Vec2", "Model", {**text, **waves}),
-        ("Whisper", "Model", {**pairs, **special, "num_mel_bins": 8, "max_source_positions": 20,
-                              "suppress_tokens": None, "begin_suppress_tokens": None}),
-    ]  # fmt: skip
-
-    def make(kind: str, suffix: str, options: dict[str, Any]) -> nn.Module:
-        model: nn.Module = getattr(hf, kind + suffix)(getattr(hf, f"{kind}Config")(**options))
-        return model
-
-    return {
-        kind: (
-            partial(make, kind, suffix, options),
-            partial(_hugging_face_inputs, kind),
-        )
-        for kind, suffix, options in named
-    }
-
-
-def _hugging_face_inputs(kind: str) -> Inputs:
-    if kind in ("ViT", "DeiT", "Beit", "CLIPVision", "Dinov2", "ConvNextV2", "ResNet", "Swin"):
-        return (), {"pixel_values": torch.randn(2, 3, 32, 32)}
-    if kind == "Segformer":
-        return (), {"pixel_values": torch.randn(2, 3, 64, 64)}
-    if kind == "Wav2Vec2":
-        return (), {"input_values": torch.randn(2, 400)}
-    if kind == "Whisper":
-        return (), {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": tokens(2, 5)}
-    if kind in ("T5", "Bart"):
-        return (), {"input_ids": tokens(2, 7), "decoder_input_ids": tokens(2, 5)}
-    return (), {"input_ids": tokens(2, 7)}
-
-
 def _torch() -> dict[str, Network]:
     return {
         "Transformer": (
@@ -204,9 +137,10 @@ NETWORKS: dict[str, Network] = {
     for family, networks in {
         "torchvision": _classification(),
         "torchvision segmentation": _segmentation(),
+        "torchvision detection": _detection(),
         "torchvision video": _video(),
         "timm": _timm(),
-        "transformers": _hugging_face(),
+        "transformers": hugging_face.NETWORKS,
         "torch.nn": _torch(),
     }.items()
     for name, network in networks.items()
@@ -215,6 +149,10 @@ NETWORKS: dict[str, Network] = {
 SAMPLE = [
     "torchvision/resnet18", "torchvision/densenet121", "torchvision/googlenet", "torchvision/swin_t",
     "timm/vit_tiny_patch16_224", "timm/crossvit_tiny_240", "transformers/Bert", "transformers/GPT2", "transformers/T5",
-    "transformers/ResNet", "torch.nn/Transformer", "torch.nn/LSTM",
+    "transformers/T5 without cache", "transformers/Mixtral without cache", "transformers/ResNet",
+    "torch.nn/Transformer", "torch.nn/LSTM",
 ]  # fmt: skip
 """One of every kind, for a quick look."""
+
+SEQUENCE_FIRST = {f"torch.nn/{name}" for name in ("LSTM", "GRU", "RNN", "MultiheadAttention")}
+"""Those whose batch is the second dimension."""
