@@ -14,7 +14,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.fx import GraphModule
 
 from qpart_fx.bitpack import pack_bits, packed_size, unpack_bits
 from qpart_fx.errors import ArtifactError, RequestError
+from qpart_fx.memory_layout import MemoryLayout
 from qpart_fx.quantized import crossing_nodes, payload_quantizers
 from qpart_fx.quantizer import UniformQuantizer
 
@@ -42,63 +42,7 @@ _STRIDED, _QUANTIZED, _NUMBER = 32, 64, 128
 """Kinds: a dtype's index, plus 32 when strides follow, plus 64 when packed at the head's bits; or 128 plus the index of
 a plain number's type."""
 
-_MOST_MEMORY, _MOST_ELEMENTS = 2**24, 2**28
-"""Elements that a few values may be spread over, and repeated to: a message of some bytes must not exhaust a server."""
-
-
-class _Layout:
-    """Where the elements of a tensor lie; sizes and strides in elements."""
-
-    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-        self.shape, self.strides = shape, strides
-        # Sizes and strides that visit all of the memory, nearest elements last; what repeats elements is left out.
-        both = [(stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1 and stride]
-        both = [(1, 0)] if 0 in shape else sorted(both, reverse=True)
-        self.loops = tuple(size for _, size in both), tuple(stride for stride, _ in both)
-        # Whether elements may share memory in another way than by a stride of 0, as sliding windows do.
-        self.overlaps, self.span = False, 1
-        for stride, size in reversed(both):
-            self.overlaps |= stride < self.span
-            self.span += (size - 1) * stride
-        # span: elements of memory, from the first to the last; count: values to send.
-        self.count = self.span if self.overlaps else prod(self.loops[0])
-
-    @classmethod
-    def contiguous(cls, shape: tuple[int, ...]) -> _Layout:
-        strides, stride = [], 1
-        for size in reversed(shape):
-            strides.append(stride)
-            stride *= max(size, 1)
-        return cls(shape, tuple(reversed(strides)))
-
-    @property
-    def can_be_kept(self) -> bool:
-        """Whether it costs no more to send it as it is than element by element, and nothing of size to rebuild it."""
-        return (
-            self.count <= prod(self.shape) <= max(self.count, _MOST_ELEMENTS)
-            and self.span <= max(4 * self.count, _MOST_MEMORY)
-            and all(stride < 2**32 for stride in self.strides)
-        )
-
-    def gathered(self, value: Tensor) -> Tensor:
-        """The values to send of a tensor that lies like this, flat and fresh of lazy signs."""
-        visited = value.as_strided(*self.loops).resolve_conj().resolve_neg()
-        if self.overlaps:
-            memory = torch.zeros(self.span, dtype=value.dtype, device=value.device)
-            memory.as_strided(*self.loops).copy_(visited)
-            return memory
-        return visited.contiguous().reshape(-1)
-
-    def scattered(self, values: Tensor) -> Tensor:
-        """The tensor that lies like this, of the values that :meth:`gathered` made. Gaps in memory are zeros."""
-        if self.count < self.span:
-            memory = torch.zeros(self.span, dtype=values.dtype)
-            memory.as_strided(*self.loops).copy_(values.reshape(self.loops[0]))
-            values = memory
-        return values.as_strided(self.shape, self.strides)
-
-
-_SCALAR = _Layout((), ())
+_SCALAR = MemoryLayout((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +50,7 @@ class _Header:
     """What is known of a value before its bytes."""
 
     kind: int
-    layout: _Layout = _SCALAR
+    layout: MemoryLayout = _SCALAR
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,8 +89,8 @@ class _Header:
         shape = struct.unpack_from(f"<{dimensions}I", data, place)
         place += 4 * dimensions
         if not kind & _STRIDED:
-            return cls(kind, _Layout.contiguous(shape)), place
-        layout = _Layout(shape, struct.unpack_from(f"<{dimensions}I", data, place))
+            return cls(kind, MemoryLayout.contiguous(shape)), place
+        layout = MemoryLayout(shape, struct.unpack_from(f"<{dimensions}I", data, place))
         if not layout.can_be_kept:
             raise ArtifactError(f"a value of shape {list(shape)} claims the impossible strides {list(layout.strides)}")
         return cls(kind, layout), place + 4 * dimensions
@@ -214,9 +158,9 @@ def _pack(value: Any, quantizer: UniformQuantizer | None) -> tuple[_Header, byte
     if value.is_nested or value.layout is not torch.strided or value.dtype not in _DTYPES:
         raise TypeError("only dense tensors of plain numbers are; convert it in the model")
     kind, shape, strides = _DTYPES.index(value.dtype), tuple(value.shape), value.stride()
-    layout = _Layout.contiguous(shape)
+    layout = MemoryLayout.contiguous(shape)
     if strides != layout.strides:
-        if (strided := _Layout(shape, strides)).can_be_kept:
+        if (strided := MemoryLayout(shape, strides)).can_be_kept:
             kind, layout = kind + _STRIDED, strided
         else:
             value = value.clone(memory_format=torch.contiguous_format)

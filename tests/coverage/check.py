@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import qpart_fx as qpart
 from qpart_fx.compiler import analyse
 from qpart_fx.meta import info
+from qpart_fx.own_model import own_copy
 from qpart_fx.passes import capture as ways
 from qpart_fx.passes.capture import capture, capture_report
 from qpart_fx.passes.count_macs import uncounted
 from qpart_fx.passes.find_cuts import find_cuts
-from qpart_fx.passes.split_at_cut import split_at_cut
 from qpart_fx.structure import take_apart
 from tests.coverage.networks import NETWORKS, SEQUENCE_FIRST
 
@@ -125,7 +125,7 @@ def timed_exports() -> Iterator[list[float]]:
 
 
 def compiled(model: nn.Module, call: Call, name: str) -> tuple[GraphModule, qpart.SplitModel, list[float | None], int]:
-    """Graph, split at a random cut, the seconds of the way alone, of the capture and of all, and the count of cuts."""
+    """Graph, split at a random cut, the seconds of the way alone, of capture and of split, and the count of cuts."""
     with timed_exports() as exports:
         start = time.perf_counter()
         graph = capture(model, *call)
@@ -133,16 +133,17 @@ def compiled(model: nn.Module, call: Call, name: str) -> tuple[GraphModule, qpar
     analyse(graph, *call)
     cuts = find_cuts(graph)
     cut = random.Random(name).choice(cuts)
-    split = qpart.SplitModel(*split_at_cut(graph, cut.crossing, cut.device_nodes))
+    began = time.perf_counter()
+    split = qpart.split(model, *call, cut=cut.crossing)
     done = time.perf_counter()
     way = capture_report(graph).way
     alone = exports[-1] if way.startswith("torch.export") else None
     if way == "symbolic_trace":
         own = copy.deepcopy(model)
-        began = time.perf_counter()
+        tracing = time.perf_counter()
         ways._traced(own)
-        alone = time.perf_counter() - began
-    return graph, split, [alone, captured - start, done - start], len(cuts)
+        alone = time.perf_counter() - tracing
+    return graph, split, [alone, captured - start, done - began], len(cuts)
 
 
 def reference_macs(graph: GraphModule, call: Call) -> int:
@@ -167,8 +168,7 @@ def weights(graph: GraphModule, model: nn.Module, call: Call, expected: Any) -> 
     What the model has and the graph does not is ``unused``; that it truly is, NaN in its place must not be noticed.
     """
     targets = {str(node.target) for node in graph.graph.nodes if node.op in ("get_attr", "call_module") and node.users}
-    own = copy.deepcopy(model)
-    ways._bake_parametrizations(own)
+    own = own_copy(model)
     used = {
         id(parameter): parameter
         for name, parameter in graph.named_parameters(remove_duplicate=False)

@@ -20,6 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+RESULTS = Path("results/coverage.json")
+
 LIMIT_S = 300
 
 EXPLAINED = {
@@ -161,13 +163,18 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="only networks whose names hold one of these")
     parser.add_argument("--sample", action="store_true", help="one network of every kind")
     parser.add_argument("-j", type=int, default=1, metavar="N", help="how many at once")
+    parser.add_argument("--resume", action="store_true", help="keep the results that are there, and do the rest")
     given = parser.parse_args()
     names = SAMPLE if given.sample else list(NETWORKS)
     names = [name for name in names if not given.parts or any(part in name for part in given.parts)]
+    kept = json.loads(RESULTS.read_text()) if given.resume and RESULTS.exists() else []
+    results = [result for result in kept if result["name"] in names]
+    left = [name for name in names if name not in {result["name"] for result in results}]
+    RESULTS.parent.mkdir(exist_ok=True)
     with ThreadPoolExecutor(given.j) as pool:
-        results = list(tqdm(pool.map(check, names), total=len(names), unit="network"))
-    Path("results").mkdir(exist_ok=True)
-    Path("results/coverage.json").write_text(json.dumps(results, indent=1))
+        for result in tqdm(pool.map(check, left), total=len(left), unit="network"):
+            results.append(result)
+            RESULTS.write_text(json.dumps(results, indent=1))  # an interrupted run loses nothing
     print(table(results))
     return int(any(wrong(result, strict=given.sample) for result in results))
 

@@ -147,7 +147,7 @@ def _item(x: Tensor) -> int:
 
 
 def _unique(x: Tensor) -> int:
-    return torch.unique(x.round()).numel()
+    return int(torch.unique(x.round()).numel())
 
 
 @pytest.mark.parametrize("count", [_nonzero, _masked, _item, _unique])
