@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch.fx import GraphModule, Node
 
-from qpart_fx.cut import Cut
+from qpart_fx.crossing import exact_bits, held_bytes, quantized_elements, sendable
+from qpart_fx.cut import Cut, runs_of
 from qpart_fx.errors import RequestError
-from qpart_fx.meta import TensorInfo, info
-
-_SENDABLE = (bool, int, float, type(None))
-"""Values that are no tensors but may cross: they travel beside the tensors, exactly."""
+from qpart_fx.meta import info
 
 
 def find_cuts(graph_module: GraphModule) -> list[Cut]:
@@ -122,7 +121,7 @@ def _smallest_cut(graph_module: GraphModule, wanted: set[Node]) -> Cut:
         raise RequestError(f"cut: nothing on the server would use {', '.join(unused)}; leave it out")
     if obstacle := obstacle or _reordered_write(nodes, device):
         raise RequestError(f"cut: {given} is no legal cut: {obstacle}")
-    return cut
+    return replace(cut, runs=runs_of([node in device for node in nodes]), order=tuple(node.name for node in nodes))
 
 
 def _reordered_write(nodes: Sequence[Node], device: set[Node]) -> str:
@@ -154,26 +153,22 @@ def _prefixes(order: Sequence[Node]) -> Iterator[tuple[Cut, str]]:
             opaque = opaque or _server_only(node)
         if not info(node).constant:  # each side has its own
             alive[node] = None
-            live += _bytes(node)
+            live += held_bytes(node)
             peak = max(peak, live)
         for value in (node, *node.all_input_nodes):
             if value in alive and last_use[value] <= place:
                 del alive[value]
-                live -= _bytes(value)
+                live -= held_bytes(value)
         if place < inputs or not alive:
             continue
-        outputs = [info(value).output for value in alive]
-        tensors = [output for output in outputs if isinstance(output, TensorInfo)]
-        numbers = [output for output in outputs if type(output) in _SENDABLE]
         cut = Cut(
             crossing=tuple(value.name for value in alive),
-            elements=sum(tensor.elements for tensor in tensors if tensor.quantizable),
-            exact_bits=sum(8 * tensor.bytes for tensor in tensors if not tensor.quantizable)
-            + sum(64 for number in numbers if number is not None),
+            elements=sum(map(quantized_elements, alive)),
+            exact_bits=sum(map(exact_bits, alive)),
             device_macs=macs,
             server_macs=total - macs,
             peak_bytes=peak,
-            size=place + 1,
+            runs=(place + 1,),
             order=names,
         )
         yield cut, opaque or _obstacle(alive, last_write, place)
@@ -187,7 +182,7 @@ def _obstacle(crossing: Iterable[Node], last_write: Mapping[int, int], place: in
     seen: dict[int, Node] = {}
     for node in crossing:
         record = info(node)
-        if not isinstance(record.output, TensorInfo) and type(record.output) not in _SENDABLE:
+        if not sendable(node):
             return f"'{node.name}' is neither a tensor nor a number, and cannot be sent"
         for storage in record.storages:
             if last_write.get(storage, -1) <= place:
@@ -202,8 +197,3 @@ def _obstacle(crossing: Iterable[Node], last_write: Mapping[int, int], place: in
 
 def _inner_nodes(graph_module: GraphModule) -> list[Node]:
     return [node for node in graph_module.graph.nodes if node.op != "output"]
-
-
-def _bytes(node: Node) -> int:
-    output = info(node).output
-    return output.bytes if isinstance(output, TensorInfo) else 0

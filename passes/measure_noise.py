@@ -5,8 +5,7 @@ As the paper measures it: one run over the calibration data for every layer and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.fx import GraphModule
 
 from qpart_fx.calibration import Batch
 from qpart_fx.noise import MEASURED, NoiseTable
+from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
 from qpart_fx.scores import Scorer
@@ -32,14 +32,15 @@ def measure_noise(
     layers: Mapping[str, Sequence[str]],
     crossings: Sequence[Mapping[str, Range]],
     progress: Progress,
+    widths: Sequence[int] = MEASURED,
 ) -> tuple[NoiseTable, NoiseTable]:
-    """The noise of each layer's weights, and of what crosses each cut.
+    """The noise of each layer's weights, and of what crosses each cut, at each of ``widths``.
 
     Args:
         layers: node -> the names of its weights.
         crossings: for each cut, the quantized values that cross it and their ranges; all are quantized together.
     """
-    shape = (len(layers) + len(crossings), len(MEASURED))
+    shape = (len(layers) + len(crossings), len(widths))
     noise, drop, samples = np.zeros(shape), np.zeros(shape), 0
     for batch in progress(batches):
         replay = Replay(graph_module, batch)
@@ -49,9 +50,9 @@ def measure_noise(
             noise[row, column] += scorer.noise(clean, output)
             drop[row, column] += scorer.drop(clean, output, batch) * batch.size
 
-        for column, bits in enumerate(MEASURED):
+        for column, bits in enumerate(widths):
             for row, (name, weights) in enumerate(layers.items()):
-                with _quantized(graph_module, weights, bits):
+                with rounded_weights(graph_module, weights, bits):
                     add(row, column, replay.from_node(name))
             for row, ranges in enumerate(crossings, start=len(layers)):
                 if ranges:
@@ -62,18 +63,3 @@ def measure_noise(
                     add(row, column, replay.with_values(values))
     noise, drop, split = noise / samples, drop / samples, len(layers)
     return NoiseTable(noise[:split], drop[:split], samples), NoiseTable(noise[split:], drop[split:], samples)
-
-
-@contextmanager
-def _quantized(graph_module: GraphModule, weights: Sequence[str], bits: int) -> Iterator[None]:
-    """The weights rounded to ``bits`` bits, and as they were afterwards."""
-    parameters = [graph_module.get_parameter(name) for name in weights]
-    originals = [parameter.detach().clone() for parameter in parameters]
-    with torch.no_grad():
-        try:
-            for parameter in parameters:
-                parameter.copy_(UniformQuantizer.of_tensor(parameter, bits)(parameter))
-            yield
-        finally:
-            for parameter, original in zip(parameters, originals, strict=True):
-                parameter.copy_(original)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from qpart_fx.calibration import Batch
-from qpart_fx.errors import CalibrationError, RequestError
+from qpart_fx.confidence import drop_upper_bound, require_confidence
+from qpart_fx.errors import CalibrationError
 from qpart_fx.inputs import describe_inputs
 from qpart_fx.scores import Scorer
 
@@ -21,9 +22,11 @@ CHUNK = 32
 class Evidence:
     """The measured loss of accuracy; fractions.
 
-    ``drop``: of ``reference`` (the float model's accuracy) less ``accuracy`` (the split's). ``upper_bound``: the true
-    drop exceeds it with probability 1 - ``confidence`` at most; None for a metric, of which nothing is known.
-    ``labelled`` tells accuracy on targets from agreement with the float model.
+    ``drop``: ``reference`` (the float model's accuracy) less ``accuracy`` (the split's). ``upper_bound``: the true drop
+    exceeds it with probability 1 - ``confidence`` at most, where the samples are independent. ``lost``, ``gained``:
+    answers that were right and are no longer, and the other way round. All three are None for a metric, of which only
+    the values of whole batches are known, and not even their range. ``labelled`` tells accuracy on targets from
+    agreement with the float model.
     """
 
     drop: float
@@ -33,6 +36,8 @@ class Evidence:
     reference: float
     accuracy: float
     labelled: bool
+    lost: int | None
+    gained: int | None
 
 
 def verify_accuracy(
@@ -45,15 +50,17 @@ def verify_accuracy(
 ) -> Evidence:
     """Run ``split`` beside ``model`` and compare them sample by sample.
 
-    The bound is the exact one of Clopper and Pearson on the share of answers that were right and are no longer: the
-    drop is that share less the answers won, so that it cannot be more. The samples must not have served to make the
-    split.
+    The bound (:mod:`qpart_fx.confidence`) is one on the net drop, gains counted against losses; it is at least the drop
+    measured here, at least 0 and at most 1. It takes the samples for independent draws of what the model will meet, of
+    which none served to make the split, and as many as were meant beforehand: who adds samples until the bound suits
+    has no such confidence. Nothing of this is checked, nor can be: samples that come twice, frames of one film, or
+    several pictures of one object are worth fewer samples than they count as, and the bound is then too low.
     """
-    if not 0 < confidence < 1:
-        raise RequestError(f"confidence = {confidence!r}: must lie between 0 and 1")
+    require_confidence(confidence)
     reference = accuracy = 0.0
     samples = 0
     lost: int | None = 0
+    gained: int | None = 0
     labelled = False
     with torch.no_grad():
         for batch in batches:
@@ -65,14 +72,20 @@ def verify_accuracy(
                 accuracy += found.accuracy
                 samples += found.samples
                 lost = None if lost is None or found.lost is None else lost + found.lost
+                gained = None if gained is None or found.gained is None else gained + found.gained
+    bound = None
+    if lost is not None and gained is not None:
+        bound = drop_upper_bound(lost, gained, samples, confidence)
     return Evidence(
         drop=(reference - accuracy) / samples,
-        upper_bound=None if lost is None else share_upper_bound(lost, samples, confidence),
+        upper_bound=bound,
         confidence=confidence,
         samples=samples,
         reference=reference / samples,
         accuracy=accuracy / samples,
         labelled=labelled,
+        lost=lost,
+        gained=gained,
     )
 
 
@@ -82,14 +95,3 @@ def _run(model: Callable[..., Any], batch: Batch) -> Any:
     except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError) as error:
         given = describe_inputs(batch.args, batch.kwargs)
         raise CalibrationError(f"the model does not accept {given}: {error}") from error
-
-
-def share_upper_bound(count: int, samples: int, confidence: float) -> float:
-    """The exact upper confidence bound on a probability that showed ``count`` times in ``samples`` (Clopper, Pearson).
-
-    >>> round(share_upper_bound(0, 300, 0.95), 4)
-    0.0099
-    """
-    from scipy.stats import beta
-
-    return 1.0 if count >= samples else float(beta.ppf(confidence, count + 1, samples - count))

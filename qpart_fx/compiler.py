@@ -13,18 +13,24 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from .calibration import HOW, Batch, alternate, read_batches
+from .crossing import quantized_elements
+from .cut import Cut
 from .drop_curve import curve_of_margins, curve_of_points
 from .errors import CalibrationError, CaptureError, ModelError, RequestError
 from .inputs import describe_inputs, device_of
 from .meta import info
-from .model_profile import CutProfile, LayerProfile, Profile
+from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
+from .noise import LOW, MEASURED, WIDTHS, Floats, corrected, noise_by_width
 from .pass_manager import Pipeline, debug_level
 from .passes.capture import FROZEN, capture, capture_report
 from .passes.count_macs import CountMacs, uncounted
 from .passes.count_parameters import CountParameters
+from .passes.find_closed_cuts import find_closed_cuts
 from .passes.find_cuts import chain_cuts, find_cuts, resolve_cut
+from .passes.measure_drop import measure_drop
 from .passes.measure_noise import measure_noise
 from .passes.measure_ranges import Range, widen_ranges
+from .passes.measure_sensitivity import measure_sensitivity
 from .passes.propagate_shapes import PropagateShapes
 from .passes.split_at_cut import split_at_cut
 from .passes.verify_accuracy import CHUNK
@@ -39,8 +45,12 @@ LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
 REFERENCE_DROP = 0.1
 """Delta_acc of eq. 22: the drop at which layers are compared. Large enough to be measured on a hundred samples."""
 
-_NOISE_SAMPLES = 96
-"""Samples that noise is measured on: it costs a run for each layer and width, and its mean settles quickly."""
+_LAYER_SAMPLES, _VALUE_SAMPLES = 16, 8
+"""Samples that noise is measured on at least: its mean over samples settles quickly."""
+
+_MOST_RUNS = 8
+"""Times the calibration data, samples that measuring the layers' noise may run, if the least samples take no more; a
+run from a layer on is half of one on average."""
 
 
 def compile(
@@ -87,6 +97,7 @@ def profile(
     progress: bool = True,
     example_inputs: Any = None,
     max_samples: int = 1024,
+    seed: int = 0,
 ) -> Profile:
     """Learn once all that plans for ``model`` depend on, whatever the request (Algorithm 1, offline).
 
@@ -96,6 +107,7 @@ def profile(
             not class scores of shape (samples, classes).
         levels: the accuracy drops that patterns are stored for.
         progress: show a progress bar where there is a terminal.
+        seed: of the random signs that sensitivities are probed with.
 
     Raises:
         CaptureError, ModelError, CalibrationError, RequestError: as :func:`compile`.
@@ -125,23 +137,47 @@ def profile(
 
     ranges: dict[str, Range] = {}
     margins = []
-    crossing = {name for _, cut in chain for name in cut.crossing}
+    may_cross = sorted({node.name for node in graph.graph.nodes if _may_cross(node)})
     for batch in bar(fit, "ranges and margins"):
         replay = Replay(graph, batch)
-        widen_ranges(ranges, replay, sorted(crossing))
+        widen_ranges(ranges, replay, may_cross)
         _require_sound_scores(scorer, replay, batch)
         if isinstance(scorer, ClassScores):
             margins.append(scorer.margins(replay.output))
             scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
 
-    of_layers, of_cuts = measure_noise(
-        graph,
-        _first(fit, _NOISE_SAMPLES),
-        scorer,
-        layers={node.name: tuple(info(node).weights) for node in layers},
-        crossings=[{name: ranges[name] for name in cut.crossing if name in ranges} for _, cut in chain],
-        progress=lambda items: bar(items, "noise of layers and cuts"),
+    weights = {node.name: tuple(info(node).weights) for node in layers}
+    sensitivity = measure_sensitivity(
+        graph, fit, scorer, layers=weights, ranges=ranges, seed=seed, progress=lambda items: bar(items, "sensitivity")
     )
+    closed = find_closed_cuts(graph, together=_never_best(graph, sensitivity.values))
+    crossing = {name for cut in (*closed.cuts, *(cut for _, cut in chain)) for name in cut.crossing}
+    values = sorted(crossing & ranges.keys())
+    predicted = [name for name in values if name in sensitivity.values]
+    others = [name for name in values if name not in sensitivity.values]
+    measure = partial(measure_noise, graph, scorer=scorer, progress=lambda items: bar(items, "noise"))
+    samples = max(_LAYER_SAMPLES, int(_MOST_RUNS * sum(batch.size for batch in fit) / (len(layers) * len(MEASURED))))
+    of_layers, _ = measure(_first(fit, samples), layers=weights, crossings=[])
+    of_input, of_others = (
+        measure(_first(fit, _VALUE_SAMPLES), layers={}, crossings=crossings)[1]
+        for crossings in (
+            [{name: ranges[name] for name in chain[0][1].crossing if name in ranges}],
+            [{name: ranges[name]} for name in others],
+        )
+    )
+    _, of_predicted = measure(
+        _first(fit, _VALUE_SAMPLES), layers={}, crossings=[{name: ranges[name]} for name in predicted], widths=LOW
+    )
+    # A layer that no gradient reaches has what was measured; a value's prediction is right from 6 bits on.
+    layer_noise = np.where(
+        (sensitivity.layers > 0).all(axis=1, keepdims=True),
+        corrected(sensitivity.layers, of_layers.noise),
+        noise_by_width(of_layers.noise),
+    )
+    right = np.array([sensitivity.values[name] for name in predicted]).reshape(-1, len(WIDTHS))
+    low = np.concatenate([of_predicted.noise, right[:, [6 - WIDTHS[0]]]], axis=1)
+    value_noise = dict(zip(predicted, corrected(right, low, (*LOW, 6)), strict=True))
+    value_noise |= dict(zip(others, noise_by_width(of_others.noise), strict=True))
     if isinstance(scorer, ClassScores):
         distances = np.concatenate(margins)
         classes = int(scorer.scores(replay.output).shape[1])
@@ -150,9 +186,18 @@ def profile(
     else:
         curve = curve_of_points(of_layers.noise.ravel(), of_layers.drop.ravel())
         adversarial = curve.noise_at(REFERENCE_DROP)
+    noise_curve = measure_drop(
+        graph,
+        fit,
+        scorer,
+        layers=weights,
+        noise=layer_noise,
+        white=curve,
+        progress=lambda items: bar(items, "accuracy over noise"),
+    )
     # rho of eq. 22
     layer_robustness = of_layers.at_drop(REFERENCE_DROP, curve) / adversarial
-    cut_robustness = of_cuts.at_drop(REFERENCE_DROP, curve) / adversarial
+    input_robustness = float(of_input.at_drop(REFERENCE_DROP, curve)[0]) / adversarial
     return Profile(
         model=type(model).__name__,
         layers=tuple(
@@ -163,6 +208,7 @@ def profile(
                 parameters=info(node).parameters,
                 activation_elements=info(node).elements,
                 noise=tuple(of_layers.noise[index].tolist()),
+                noise_by_width=tuple(layer_noise[index].tolist()),
                 robustness=float(layer_robustness[index]),
             )
             for index, node in enumerate(layers)
@@ -171,14 +217,20 @@ def profile(
             CutProfile(
                 cut=cut,
                 layers=p,
-                noise=tuple(of_cuts.noise[index].tolist()),
-                robustness=float(layer_robustness[p - 1] if p else cut_robustness[index]),
+                noise=tuple(_noise_of(cut, value_noise).tolist()),
+                robustness=float(layer_robustness[p - 1]) if p else input_robustness,
             )
-            for index, (p, cut) in enumerate(chain)
+            for p, cut in chain
         ),
+        values=tuple(
+            ValueProfile(name, _node_elements(graph, name), tuple(value_noise[name].tolist())) for name in values
+        ),
+        closed_cuts=closed.cuts,
+        complete=closed.complete,
         levels=drops,
         adversarial_noise=adversarial,
         curve=curve,
+        noise_curve=noise_curve,
         reference_drop=REFERENCE_DROP,
         ranges=ranges,
         uncounted=uncounted(graph),
@@ -221,6 +273,39 @@ def split(
 def analyse(graph: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Annotate every node of ``graph`` with shapes, weights and MACs, for one call with these inputs."""
     Pipeline([PropagateShapes(args, kwargs), CountParameters(), CountMacs()]).run(graph)
+
+
+def _may_cross(node: Node) -> bool:
+    """Whether the value is one that could be sent quantized."""
+    return node.op != "output" and not info(node).constant and quantized_elements(node) > 0
+
+
+def _never_best(graph: GraphModule, noise: Mapping[str, Floats]) -> list[str]:
+    """Values at which a cut is never better than behind the one node that uses them, whatever the request.
+
+    That node has no weights and no MACs, and what it makes is no larger and, at every width, disturbs no more.
+    """
+    found = []
+    for node in graph.graph.nodes:
+        if node.name not in noise or len(node.users) != 1:
+            continue
+        (user,) = node.users
+        record = info(user)
+        free = user.op != "output" and not record.weights and record.macs == 0 and not record.opaque
+        smaller = 0 < quantized_elements(user) <= quantized_elements(node)
+        if free and smaller and user.name in noise and (noise[user.name] <= noise[node.name]).all():
+            found.append(node.name)
+    return found
+
+
+def _noise_of(cut: Cut, values: Mapping[str, Floats]) -> Floats:
+    """The noise of all that crosses a cut, at the widths measured."""
+    columns = np.array(MEASURED) - WIDTHS[0]
+    return np.asarray(sum((values[name][columns] for name in cut.crossing if name in values), np.zeros(len(columns))))
+
+
+def _node_elements(graph: GraphModule, name: str) -> int:
+    return next(quantized_elements(node) for node in graph.graph.nodes if node.name == name)
 
 
 def _operation(graph: GraphModule, node: Node) -> str:

@@ -56,6 +56,49 @@ def curve_of_margins(margins: Floats, classes: int) -> DropCurve:
     return DropCurve(noise=deviation**2 * classes / 2, drop=np.maximum.accumulate(drop))
 
 
+def curve_of_rivals(margins: Floats, spread: Floats, predicted: Floats, measured: Floats) -> DropCurve:
+    """The share of answers that noise flips, from noise that was seen: that of some plans, run on the calibration data.
+
+    The noise of a quantized network is not white: it differs between a class and its rivals, and is now more, now less
+    than the sum of what each layer makes alone. A margin to the r-th rival flips with probability
+    Phi(-d / sqrt(sigma * spread_r)), and an answer when one of them does.
+
+    Args:
+        margins: of the best class over its rivals, nearest first, shape (samples, rivals).
+        spread: mean squared change of those margins, for a noise of 1, shape (rivals,).
+        predicted, measured: noise of the plans, predicted and as it was, both rising; shape (plans,).
+    """
+    from scipy.special import ndtr
+
+    scale = float(np.median(margins[:, 0])) or float(np.max(margins))
+    deviation = scale * np.logspace(-4, 2, _POINTS)  # of the change of the nearest margin
+    noise = deviation**2 / spread[0]
+    kept = np.ones((len(deviation), len(margins)))
+    for rival in range(margins.shape[1]):
+        kept *= 1 - ndtr(-margins[None, :, rival] / np.sqrt(noise * spread[rival])[:, None])
+    # From noise as it is to noise as it is predicted; it has to rise as well.
+    factor = np.interp(np.log(noise), np.log(measured), np.log(measured / predicted))
+    return DropCurve(
+        noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=np.maximum.accumulate(1 - kept.mean(axis=1))
+    )
+
+
+def curve_of_levels(noise: Floats, drop: Floats) -> DropCurve | None:
+    """The curve through drops measured at rising levels of noise, made monotone; like sqrt(noise) below the first.
+
+    None when the levels do not show where the metric breaks: none loses between 0.1 % and 50 %.
+    """
+    drop = np.maximum.accumulate(np.maximum(drop, 0.0))
+    used = (drop > 0.001) & (noise > 0)
+    if not (used & (drop < 0.5)).any():
+        return None
+    noise, drop = noise[used], drop[used]
+    below = np.logspace(-6, 0, 64, endpoint=False)
+    return DropCurve(
+        noise=np.concatenate([noise[0] * below, noise]), drop=np.concatenate([drop[0] * np.sqrt(below), drop])
+    )
+
+
 def curve_of_points(noise: Floats, drop: Floats) -> DropCurve:
     """The curve drop = c * sqrt(noise) through measured points: how a smooth metric first answers to noise.
 

@@ -11,34 +11,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .confidence import drop_upper_bound, samples_needed
 from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
+from .exact_planner import ExactPlanner
 from .noise import noise_at_zero_bits
 from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
 from .request import Request
-from .solver.paper import Choice
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from .calibration import Batch
     from .passes.capture import CaptureReport
+    from .passes.verify_accuracy import Evidence
     from .scores import Scorer
     from .split_model import SplitModel
 
-METHODS = ("paper",)
-"""``"paper"``: Algorithms 1 and 2 of the paper as written, the reference that other methods are compared with."""
+METHODS = ("exact", "paper")
+"""``"exact"``: proven best over every cut of the graph and every width. ``"paper"``: Algorithms 1 and 2 of the paper as
+written, the reference that other methods are compared with."""
 
 _CONFIDENCE = 0.95
+
+_ATTEMPTS = 8
+"""Plans that are tried at most for one request."""
+
+_LIKELY = 0.8
+"""The confidence that is asked of a plan where the samples are too few for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
     """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
-    ``noise``: sigma_w of eq. 18 at each of the widths :data:`~qpart_fx.noise.MEASURED`. ``robustness``: rho of eq. 22.
+    ``noise``: sigma_w of eq. 18 as measured at each of the widths :data:`~qpart_fx.noise.MEASURED`.
+    ``noise_by_width``: at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and corrected by what
+    was measured. ``robustness``: rho of eq. 22.
     """
 
     name: str
@@ -47,12 +58,22 @@ class LayerProfile:
     parameters: int
     activation_elements: int
     noise: tuple[float, ...]
+    noise_by_width: tuple[float, ...]
     robustness: float
 
     @property
     def sensitivity(self) -> float:
         """s_w of eq. 18: the noise on the output at zero bits, by the line through the widths where noise is linear."""
         return float(noise_at_zero_bits(np.array([self.noise]))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ValueProfile:
+    """A value that may cross a cut, quantized: ``elements`` of one inference, and ``noise_by_width`` as of a layer."""
+
+    name: str
+    elements: int
+    noise_by_width: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +98,21 @@ class Profile:
     ``adversarial_noise``: mean sigma* of eq. 22. ``curve``: accuracy drop over noise on the output. ``reference_drop``:
     Delta_acc of eq. 22. ``ranges``: the calibrated range of every value that may cross. ``uncounted``: nodes whose MACs
     nobody knows, with their operations. ``graph``: the captured float model. ``check``: samples held back to measure
-    plans on. ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
+    plans on. ``closed_cuts``: every cut of the graph that can be best, ``complete`` unless the graph has too many.
+    ``values``: those that cross them. ``noise_curve``: the drop over the noise that plans are predicted to make.
+    ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
     """
 
     model: str
     layers: tuple[LayerProfile, ...]
     cuts: tuple[CutProfile, ...]
+    values: tuple[ValueProfile, ...]
+    closed_cuts: tuple[Cut, ...]
+    complete: bool
     levels: tuple[float, ...]
     adversarial_noise: float
     curve: DropCurve = field(repr=False, compare=False)
+    noise_curve: DropCurve = field(repr=False, compare=False)
     reference_drop: float
     ranges: Mapping[str, tuple[float, float]] = field(repr=False)
     uncounted: Mapping[str, str]
@@ -101,8 +128,10 @@ class Profile:
 
         return capture_report(self.graph)
 
-    def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "paper") -> Plan:
+    def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "exact") -> Plan:
         """The cheapest plan that meets ``request``: Algorithm 2 over the stored patterns.
+
+        The accuracy level is the largest of ``levels`` that the request allows.
 
         Args:
             cut: plan for this cut alone: names of the crossing nodes, ``"input"`` (all on the server) or ``"output"``
@@ -113,9 +142,7 @@ class Profile:
             InfeasibleError: no plan meets the request; names the limit that binds and carries the nearest plan.
             RequestError: no such cut or method.
         """
-        if method not in METHODS:
-            raise RequestError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-        return self._best(request, cut)[0]
+        return self._best(request, cut, method)
 
     def plan_many(self, requests: Iterable[Request]) -> list[Plan]:
         """A plan for each of ``requests``."""
@@ -126,15 +153,16 @@ class Profile:
         plan_or_request: Plan | Request,
         *,
         cut: str | Sequence[str] | None = None,
+        method: str = "exact",
         calibration: Iterable[Any] | None = None,
     ) -> SplitModel:
         """Lower a plan, or the plan for a request, to a split model, and measure what it loses on held-out samples.
 
-        For a request, a plan that loses more than its budget there is replaced by the next stricter one. The bound on
-        the drop allows for the number of plans that were tried.
+        For a request, a plan that loses more than its budget there, or is not shown to keep it though as many samples
+        could show it, is replaced by a stricter one. The bound on the drop allows for the number of plans tried.
 
         Args:
-            cut: as for :meth:`plan`.
+            cut, method: as for :meth:`plan`.
             calibration: batches to measure on, instead of the part of the profile's data that was held back. A profile
                 from a file has none of its own: without them nothing is measured.
 
@@ -148,51 +176,76 @@ class Profile:
         check = self.check if calibration is None else self._read(calibration)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.scorer), check, _CONFIDENCE)
-        request, stricter, attempt = plan_or_request, None, 1
-        while True:
-            plan, choice = self._best(request, cut, stricter)
+            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.scorer), check, _CONFIDENCE)[0]
+        return self._compile_request(plan_or_request, cut, method, check)
+
+    def _compile_request(
+        self, request: Request, cut: str | Sequence[str] | None, method: str, check: Sequence[Batch]
+    ) -> SplitModel:
+        """The cheapest plan that holds what ``request`` asks, as surely as the held-out samples can tell.
+
+        Plans are tried from the cheapest on, each predicted to lose less than the one before.
+        """
+        from .lower import lower
+
+        budget, planner = request.max_accuracy_drop, self._planner(method)
+        drop = planner.first_drop(request)
+        safest: tuple[float, SplitModel] | None = None
+        risk = 1 - _CONFIDENCE
+        for _ in range(_ATTEMPTS):
+            plan = self._best(request, cut, method, drop)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
-            confidence = 1 - (1 - _CONFIDENCE) / 2**attempt
-            split = self._measured(lower(self.graph, plan, self.ranges, self.scorer), check, confidence)
-            assert split.plan is not None
-            if split.plan.measured_drop is None or split.plan.measured_drop <= request.max_accuracy_drop:
+            risk /= 2
+            split, found = self._measured(lower(self.graph, plan, self.ranges, self.scorer), check, 1 - risk)
+            if found is None or _holds(found, budget, 1 - risk):
                 return split
-            if choice.level == 0:
-                raise InfeasibleError(
-                    f"no plan keeps max_accuracy_drop = {request.max_accuracy_drop}: even the "
-                    f"strictest lost {split.plan.measured_drop:.4f} on {split.plan.samples} held-out samples; allow a "
-                    "larger drop, or profile with stricter levels=",
-                    limit="max_accuracy_drop",
-                    nearest=split.plan,
-                )
-            stricter, attempt = choice.level, attempt + 1
+            bound = found.drop if found.upper_bound is None else found.upper_bound
+            if safest is None or bound < safest[0]:
+                safest = bound, split
+            if (stricter := planner.stricter_drop(drop)) is None:
+                break
+            drop = stricter
+        assert safest is not None
+        assert safest[1].plan is not None
+        nearest = safest[1].plan
+        assert nearest.measured_drop is not None
+        if nearest.measured_drop <= budget:
+            return safest[1]
+        raise InfeasibleError(
+            f"no plan keeps max_accuracy_drop = {budget}: even the safest that was tried lost "
+            f"{nearest.measured_drop:.4f} on {nearest.samples} held-out samples; allow a larger drop, or profile with "
+            "stricter levels=",
+            limit="max_accuracy_drop",
+            nearest=nearest,
+        )
 
     @cached_property
-    def _planner(self) -> PaperPlanner:
+    def _paper(self) -> PaperPlanner:
         return PaperPlanner(self)
 
-    def _best(
-        self, request: Request, cut: str | Sequence[str] | None, stricter_than: int | None = None
-    ) -> tuple[Plan, Choice]:
-        place = None if cut is None else self._cut_index(cut)
-        plan, choice = self._planner.best(request, place, stricter_than)
+    @cached_property
+    def _exact(self) -> ExactPlanner:
+        return ExactPlanner(self)
+
+    def _planner(self, method: str) -> ExactPlanner | PaperPlanner:
+        if method not in METHODS:
+            raise RequestError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+        return self._exact if method == "exact" else self._paper
+
+    def _best(self, request: Request, cut: str | Sequence[str] | None, method: str, drop: float | None = None) -> Plan:
+        planner = self._planner(method)
+        place = None if cut is None else _place_of(cut, self._cuts(method))
+        plan, choice = planner.best(request, place, planner.first_drop(request) if drop is None else drop)
         if choice.limit is not None:
             raise InfeasibleError(why_infeasible(choice, plan, request), limit=choice.limit, nearest=plan)
-        return plan, choice
+        return plan
 
-    def _cut_index(self, names: str | Sequence[str]) -> int:
-        if names in ("input", "output"):
-            return 0 if names == "input" else len(self.cuts) - 1
-        wanted = {names} if isinstance(names, str) else set(names)
-        for index, place in enumerate(self.cuts):
-            if set(place.cut.crossing) == wanted:
-                return index
-        known = "; ".join(", ".join(place.cut.crossing) for place in self.cuts)
-        raise RequestError(f"cut: {', '.join(sorted(wanted))} is none of the profiled cuts: {known}")
+    def _cuts(self, method: str) -> Sequence[Cut]:
+        return self.closed_cuts if method == "exact" else [place.cut for place in self.cuts]
 
     def _require_known(self, plan: Plan) -> None:
-        cut = self.cuts[self._cut_index(plan.cut)].cut
+        cuts = self._cuts(plan.method)
+        cut = cuts[_place_of(plan.cut, cuts)]
         planned = [(layer.name, layer.macs, layer.parameters) for layer in plan.layers]
         known = [(layer.name, layer.macs, layer.parameters) for layer in self.layers]
         quantized = {name for name in cut.crossing if name in self.ranges}
@@ -211,23 +264,55 @@ class Profile:
         device = device_of(self.graph)
         return [batch.to(device) for batch in read_batches(calibration, max_samples=sys.maxsize)]
 
-    def _measured(self, split: SplitModel, check: Sequence[Batch], confidence: float) -> SplitModel:
+    def _measured(
+        self, split: SplitModel, check: Sequence[Batch], confidence: float
+    ) -> tuple[SplitModel, Evidence | None]:
         from .passes.verify_accuracy import verify_accuracy
 
+        found = None
         if check and self.scorer is not None:
             found = verify_accuracy(self.graph, split, check, self.scorer, confidence=confidence)
             assert split.plan is not None
+            needed = None
+            if found.lost is not None and found.gained is not None and found.samples:
+                rates = found.lost / found.samples, found.gained / found.samples
+                needed = samples_needed(split.plan.max_accuracy_drop, confidence, *rates)
             split.plan = split.plan.with_evidence(
                 measured_drop=found.drop,
                 drop_upper_bound=found.upper_bound,
                 confidence=_CONFIDENCE,
                 samples=found.samples,
+                samples_needed=needed,
                 labelled=found.labelled,
             )
-        return split
+        return split, found
 
     def save(self, path: str | Path) -> None:
         """Write the profile, its graph and its weights to one file, which :func:`qpart_fx.load` reads back."""
         from .profile_file import save_profile
 
         save_profile(self, Path(path))
+
+
+def _place_of(names: str | Sequence[str], cuts: Sequence[Cut]) -> int:
+    if names in ("input", "output"):
+        return 0 if names == "input" else len(cuts) - 1
+    wanted = {names} if isinstance(names, str) else set(names)
+    for index, cut in enumerate(cuts):
+        if set(cut.crossing) == wanted:
+            return index
+    known = "; ".join(", ".join(cut.crossing) for cut in cuts[:: max(1, len(cuts) // 20)])
+    raise RequestError(f"cut: {', '.join(sorted(wanted))} is none of the {len(cuts)} profiled cuts, such as: {known}")
+
+
+def _holds(found: Evidence, budget: float, confidence: float) -> bool:
+    """Whether the samples show that the budget is kept: with ``confidence`` if so many can show it at all, else with
+    what they can."""
+    if found.drop > budget:
+        return False
+    if found.lost is None or found.gained is None:
+        return True
+    for asked in (confidence, _LIKELY):
+        if drop_upper_bound(0, 0, found.samples, asked) <= budget:
+            return drop_upper_bound(found.lost, found.gained, found.samples, asked) <= budget
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ MEASURED = (2, 3, 4, 6, 9)
 
 WIDTHS = tuple(range(2, 17))
 """The widths that a plan can use."""
+
+LOW = (2, 3, 4)
+"""The widths at which the noise of a value is measured though it is predicted: there predictions fail."""
 
 _BROKEN = 0.4
 """A drop beyond this is no measure of how much noise there is: the answers are as good as random."""
@@ -61,6 +65,29 @@ def noise_at_zero_bits(measured: Floats) -> Floats:
     return np.asarray(measured[:, -1] * 4.0 ** MEASURED[-1])
 
 
+def between_measured(measured: Floats) -> Floats:
+    """The noise at each of ``WIDTHS`` from that at ``MEASURED``: eqs. 18 and 19 times a factor, geometric in between.
+
+    Shapes (rows, len(MEASURED)) and (rows, len(WIDTHS)).
+    """
+    widths = np.array(WIDTHS, dtype=np.float64)
+    factors = np.maximum(measured, np.finfo(np.float64).tiny) * 4.0 ** np.array(MEASURED)
+    return np.stack([np.exp(np.interp(widths, MEASURED, np.log(row))) for row in factors]) * 4.0**-widths
+
+
+def corrected(predicted: Floats, measured: Floats, widths: Sequence[int] = MEASURED) -> Floats:
+    """``predicted`` noise at each of ``WIDTHS`` times what ``measured`` at ``widths`` is of it, geometric in between.
+
+    Shapes (rows, len(WIDTHS)) and (rows, len(widths)). A row in which either is zero somewhere stays as predicted.
+    """
+    table = predicted.copy()
+    usable = (predicted > 0).all(axis=1) & (measured > 0).all(axis=1)
+    ratio = np.log(measured[usable] / predicted[usable][:, np.array(widths) - WIDTHS[0]])
+    for row, factors in zip(np.flatnonzero(usable), ratio, strict=True):
+        table[row] *= np.exp(np.interp(WIDTHS, widths, factors))
+    return table
+
+
 def noise_by_width(measured: Floats) -> Floats:
     """The noise at each of ``WIDTHS``, shape (rows, len(WIDTHS)), never rising with the width.
 
@@ -70,7 +97,9 @@ def noise_by_width(measured: Floats) -> Floats:
     """
     widths = np.array(WIDTHS, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny
-    table = np.stack([np.exp(np.interp(widths, MEASURED, np.log(np.maximum(row, tiny)))) for row in measured])
+    table = np.zeros((len(measured), len(WIDTHS)))
+    for row, values in zip(table, measured, strict=True):
+        row[:] = np.exp(np.interp(widths, MEASURED, np.log(np.maximum(values, tiny))))
     beyond = widths > MEASURED[-1]
     table[:, beyond] = noise_at_zero_bits(measured)[:, None] * 4.0 ** -widths[beyond]
     table[table <= 2 * tiny] = 0.0  # nothing was there to interpolate

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .noise import noise_by_width
 from .plan import CutPrice, Plan, PlannedLayer
 from .request import Request
-from .solver.paper import Candidates, Chain, Choice, Patterns, choose, offline_patterns, price_patterns
+from .solver.choice import Choice
+from .solver.paper import Candidates, Chain, Patterns, choose, offline_patterns, price_patterns
 
 if TYPE_CHECKING:
     from .model_profile import CutProfile, LayerProfile, Profile
@@ -55,18 +56,23 @@ class PaperPlanner:
     def _patterns(self) -> Patterns:
         return offline_patterns(self._chain, self._budgets)
 
-    def best(self, request: Request, cut: int | None, stricter_than: int | None = None) -> tuple[Plan, Choice]:
-        """The best plan that meets ``request``, and its place; the nearest plan if none is feasible.
+    def first_drop(self, request: Request) -> float:
+        """The largest accuracy level that ``request`` allows, 0 among them."""
+        return max(drop for drop in (0.0, *self.profile.levels) if drop <= request.max_accuracy_drop)
+
+    def stricter_drop(self, drop: float) -> float | None:
+        """The level before ``drop``; None at 0."""
+        return max((level for level in (0.0, *self.profile.levels) if level < drop), default=None)
+
+    def best(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
+        """The best plan that meets ``request`` at a level of ``drop`` at most, and its place; the nearest if there is
+        none.
 
         Args:
-            cut: the place of a cut, to plan for it alone.
-            stricter_than: only patterns of levels before this one.
+            cut: the place of a cut in ``profile.cuts``, to plan for it alone.
         """
         candidates = price_patterns(request, self._chain, self._patterns)
-        levels = np.array([0.0, *self.profile.levels])
-        allowed = levels <= request.max_accuracy_drop
-        if stricter_than is not None:
-            allowed[stricter_than:] = False
+        allowed = np.array([0.0, *self.profile.levels]) <= drop
         everywhere = np.ones(len(self.profile.cuts), dtype=bool)
         here = everywhere if cut is None else np.arange(len(self.profile.cuts)) == cut
         choice = choose(candidates, here[:, None] & allowed)

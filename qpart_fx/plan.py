@@ -71,6 +71,7 @@ class Plan:
     ``objective``, None where the method proves none. Accuracies are fractions; ``measured_drop``, ``drop_upper_bound``
     (which the true drop exceeds with probability 1 - ``confidence`` at most) and ``samples`` are None where nothing was
     measured; ``labelled`` says whether the drop is one of accuracy or of agreement with the float model.
+    ``samples_needed``: how many samples would prove the budget if they lost as these did; None where no number would.
     ``uncounted``: nodes whose MACs nobody knows, priced at nothing.
     """
 
@@ -97,6 +98,7 @@ class Plan:
     drop_upper_bound: float | None = None
     confidence: float | None = None
     samples: int | None = None
+    samples_needed: int | None = None
     labelled: bool | None = None
     uncounted: tuple[str, ...] = ()
 

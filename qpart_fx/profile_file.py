@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .backends.packed import read_checked, read_graph, write_graph
 from .cut import Cut
 from .drop_curve import DropCurve
 from .meta import info, set_info
-from .model_profile import CutProfile, LayerProfile, Profile
+from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
 from .scores import ClassScores
 
 _LAYERS = TypeAdapter(tuple[LayerProfile, ...])
@@ -23,6 +23,8 @@ _RANGES = TypeAdapter(dict[str, tuple[float, float]])
 _SIZES = TypeAdapter(dict[str, int])
 _NAMES = TypeAdapter(dict[str, str])
 _CUTS = TypeAdapter(tuple[CutProfile, ...])
+_CLOSED_CUTS = TypeAdapter(tuple[Cut, ...])
+_VALUES = TypeAdapter(tuple[ValueProfile, ...])
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -47,14 +49,18 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             set_info(node, constant=node.name in record["constants"])
         order = tuple(record["order"])
         cuts = [{**place, "cut": {**place["cut"], "order": order}} for place in record["cuts"]]
-        noise, drop = (_NUMBERS.validate_python(record["curve"][name]) for name in ("noise", "drop"))
+        closed = [{**cut, "order": order} for cut in record["closed_cuts"]]
         return Profile(
             model=str(record["model"]),
             layers=_LAYERS.validate_python(record["layers"]),
             cuts=_CUTS.validate_python(cuts),
             levels=tuple(_NUMBERS.validate_python(record["levels"])),
             adversarial_noise=float(record["adversarial_noise"]),
-            curve=DropCurve(np.array(noise), np.array(drop)),
+            values=_VALUES.validate_python(record["values"]),
+            closed_cuts=_CLOSED_CUTS.validate_python(closed),
+            complete=record["complete"] is True,
+            curve=_curve(record["curve"]),
+            noise_curve=_curve(record["noise_curve"]),
             reference_drop=float(record["reference_drop"]),
             ranges=_RANGES.validate_python(record["ranges"]),
             uncounted=_NAMES.validate_python(record["uncounted"]),
@@ -75,10 +81,22 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "constants": [node.name for node in nodes if info(node).constant],
         "layers": [asdict(layer) for layer in profile.layers],
         "order": profile.cuts[0].cut.order,
-        "cuts": [{**asdict(place), "cut": _without_order(place.cut)} for place in profile.cuts],
+        "cuts": [
+            {
+                "cut": _without_order(place.cut),
+                "layers": place.layers,
+                "noise": place.noise,
+                "robustness": place.robustness,
+            }
+            for place in profile.cuts
+        ],
         "levels": profile.levels,
         "adversarial_noise": profile.adversarial_noise,
-        "curve": {"noise": profile.curve.noise.tolist(), "drop": profile.curve.drop.tolist()},
+        "values": [asdict(value) for value in profile.values],
+        "closed_cuts": [_without_order(cut) for cut in profile.closed_cuts],
+        "complete": profile.complete,
+        "curve": _points(profile.curve),
+        "noise_curve": _points(profile.noise_curve),
         "reference_drop": profile.reference_drop,
         "ranges": dict(profile.ranges),
         "uncounted": dict(profile.uncounted),
@@ -87,5 +105,13 @@ def _to_record(profile: Profile) -> dict[str, Any]:
     }
 
 
+def _points(curve: DropCurve) -> dict[str, list[float]]:
+    return {"noise": curve.noise.tolist(), "drop": curve.drop.tolist()}
+
+
+def _curve(record: Any) -> DropCurve:
+    return DropCurve(*(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop")))
+
+
 def _without_order(cut: Cut) -> dict[str, Any]:
-    return {name: value for name, value in asdict(cut).items() if name != "order"}
+    return {item.name: getattr(cut, item.name) for item in fields(cut) if item.name != "order"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch.fx import GraphModule, Node
 
 from .quantizer import FakeQuantize, UniformQuantizer
@@ -33,3 +35,18 @@ def payload_quantizers(head: GraphModule) -> list[UniformQuantizer | None]:
         module = head.get_submodule(str(node.target)) if node.op == "call_module" else None
         found.append(module.quantizer if isinstance(module, FakeQuantize) else None)
     return found
+
+
+@contextmanager
+def rounded_weights(graph_module: GraphModule, weights: Sequence[str], bits: int) -> Iterator[None]:
+    """The weights rounded to ``bits`` bits, and as they were afterwards."""
+    parameters = [graph_module.get_parameter(name) for name in weights]
+    originals = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        try:
+            for parameter in parameters:
+                parameter.copy_(UniformQuantizer.of_tensor(parameter, bits)(parameter))
+            yield
+        finally:
+            for parameter, original in zip(parameters, originals, strict=True):
+                parameter.copy_(original)

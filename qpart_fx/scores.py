@@ -25,12 +25,13 @@ class Comparison:
     """The split against the model on one batch: sums over its samples.
 
     ``reference`` and ``accuracy``: right answers of the model and of the split. ``lost``: answers that were right and
-    are no longer; None for a metric, which does not say.
+    are no longer; ``gained``: that were wrong and are right. None for a metric, which does not say.
     """
 
     reference: float
     accuracy: float
     lost: int | None
+    gained: int | None
     samples: int
 
 
@@ -75,7 +76,13 @@ class ClassScores(Scorer):
         before, after = self.scores(clean).argmax(1), self.scores(output).argmax(1)
         right = before if batch.targets is None else self._labels(batch.targets, self.scores(clean))
         was, is_now = before == right, after == right
-        return Comparison(float(was.sum()), float(is_now.sum()), int((was & ~is_now).sum()), len(right))
+        return Comparison(
+            reference=float(was.sum()),
+            accuracy=float(is_now.sum()),
+            lost=int((was & ~is_now).sum()),
+            gained=int((~was & is_now).sum()),
+            samples=len(right),
+        )
 
     def drop(self, clean: Any, output: Any, batch: Batch) -> float:
         """The share of changed answers: the drop cannot be more, and it is a steadier figure than the drop itself."""
@@ -118,6 +125,7 @@ class MetricScores(Scorer):
             reference=self._value(clean, batch) * batch.size,
             accuracy=self._value(output, batch) * batch.size,
             lost=None,
+            gained=None,
             samples=batch.size,
         )
 

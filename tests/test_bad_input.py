@@ -75,9 +75,9 @@ def test_request_of_another_kind(request_: Any) -> None:
 
 
 def test_unknown_method_and_cut(profile: qpart.Profile) -> None:
-    with pytest.raises(qpart.RequestError, match="method 'guess' is unknown: choose one of paper"):
+    with pytest.raises(qpart.RequestError, match="method 'guess' is unknown: choose one of exact, paper"):
         profile.plan(REQUEST, method="guess")
-    with pytest.raises(qpart.RequestError, match="_9 is none of the profiled cuts: input_1; _2"):
+    with pytest.raises(qpart.RequestError, match="_9 is none of the 5 profiled cuts, such as: input_1; _1; _2"):
         profile.plan(REQUEST, cut="_9")
 
 

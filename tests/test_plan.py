@@ -200,8 +200,13 @@ def test_the_table_shows_the_evidence() -> None:
     evidence = str(MEASURED).splitlines()[-1]
     assert evidence == (
         "accuracy drop: at most 1.00 % asked, 0.42 % predicted, 0.51 % measured on 12,000 held-out samples, "
-        "1.23 % at most with 95 % confidence"
+        "1.23 % at most with 95 % confidence, which proves less than was asked (no number of samples like these would "
+        "prove it)"
     )
+    enough = dataclasses.replace(MEASURED, samples_needed=15_000)
+    assert str(enough).endswith("(about 15,000 samples like these would prove it)")
+    proven = dataclasses.replace(MEASURED, drop_upper_bound=0.01)
+    assert str(proven).endswith("1.00 % at most with 95 % confidence")
 
 
 def test_the_table_claims_nothing_that_was_not_measured() -> None:

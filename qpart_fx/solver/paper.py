@@ -16,6 +16,7 @@ from qpart_fx.noise import WIDTHS
 from qpart_fx.prices import Prices, price
 from qpart_fx.request import Request
 
+from .choice import Choice, choose_among, limits_overstepped
 from .closed_form import narrowest, round_up, shares
 
 Floats = NDArray[np.float64]
@@ -85,16 +86,6 @@ class Candidates:
     overstep: dict[str, Floats]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The place of the chosen pattern, and the limit that it oversteps by ``overstep`` times when none is feasible."""
-
-    cut: int
-    level: int
-    limit: str | None = None
-    overstep: float = 1.0
-
-
 def offline_patterns(chain: Chain, budgets: Sequence[float]) -> Patterns:
     """Algorithm 1: for every cut and every budget Delta(a), the closed form's widths, rounded up."""
     weights = np.zeros((len(chain.layers), len(budgets), len(chain.sizes)), dtype=np.int64)
@@ -127,37 +118,10 @@ def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candid
         upload_bits=upload,
     )
     overstep = {"max_accuracy_drop": lost / patterns.budgets * (1 - 1e-9)}
-    if request.device.memory_bytes is not None:
-        overstep["device.memory_bytes"] = (download / 8 + chain.peak_bytes[:, None]) / request.device.memory_bytes
-    if request.deadline_s is not None:
-        overstep["deadline_s"] = prices.time_s / request.deadline_s
-    if request.energy_budget_j is not None:
-        overstep["energy_budget_j"] = prices.energy_j / request.energy_budget_j
+    overstep |= limits_overstepped(request, prices, download / 8 + chain.peak_bytes[:, None])
     return Candidates(weights, crossing, download, upload, lost, prices, prices.objective(request), overstep)
 
 
 def choose(candidates: Candidates, eligible: NDArray[np.bool_]) -> Choice:
-    """Algorithm 2: of the ``eligible`` patterns that overstep no limit, that of least objective; ties go to the first.
-
-    When there is none: the eligible pattern that oversteps by the least factor, and the limit that binds. That is one
-    that no pattern meets by itself, if there is such; else one without which the others could be met; else the one that
-    this pattern oversteps most.
-    """
-    names = list(candidates.overstep)
-    overstep = np.stack([candidates.overstep[name] for name in names])
-    met = eligible & (overstep <= 1.0)
-    feasible = met.all(axis=0)
-    if feasible.any():
-        return Choice(*_place(np.where(feasible, candidates.objective, np.inf)))
-    cut, level = _place(np.where(eligible, overstep.max(axis=0), np.inf))
-    broken = overstep[:, cut, level] > 1.0
-    by_itself = ~met.any(axis=(1, 2))
-    without = np.array([np.delete(met, index, axis=0).all(axis=0).any() for index in range(len(names))])
-    suspects = next(each & broken for each in (by_itself, without, broken) if (each & broken).any())
-    binding = int(np.argmax(np.where(suspects, overstep[:, cut, level], -np.inf)))
-    return Choice(cut, level, names[binding], float(overstep[binding, cut, level]))
-
-
-def _place(values: Floats) -> tuple[int, int]:
-    cut, level = np.unravel_index(np.argmin(values), values.shape)
-    return int(cut), int(level)
+    """Algorithm 2: of the ``eligible`` patterns that overstep no limit, that of least objective."""
+    return choose_among(candidates.objective, candidates.overstep, eligible)

@@ -86,6 +86,8 @@ def test_a_cut_that_is_no_prefix_of_the_order() -> None:
     cut = resolve_cut(graph, ["right_1", "left", "right", "scale"])
     assert set(cut.crossing) == crossing_by_definition(graph, cut)
     assert cut.device_macs == 18
+    assert (cut.device_nodes, cut.runs, cut.size) == (("left", "right", "scale", "right_1"), (3, 3, 1), 4)
+    assert cut.order == find_cuts(graph)[0].order
     split = qpart.split(TwoInputs(), (torch.randn(1, 4), torch.randn(1, 3)), cut=["right_1", "left", "right", "scale"])
     assert split.tail(*split.head(torch.randn(2, 4), torch.randn(2, 3)))["logits"].shape == (2, 4)
 

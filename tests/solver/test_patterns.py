@@ -1,0 +1,113 @@
+"""The stored patterns hold the best one for every request: equal to trying all cuts and all widths."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qpart_fx.noise import WIDTHS
+from qpart_fx.solver.patterns import Network, PatternMaker, crossing_front
+
+Floats = NDArray[np.float64]
+
+ALLOWED = (2, 4, 5, 8)
+
+
+def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Network:
+    """A network of random sizes and noise that falls with the width, but not evenly."""
+    random = np.random.default_rng(seed)
+    widths = np.array(WIDTHS)
+
+    def noise(rows: int) -> Floats:
+        scale = 10 ** random.uniform(0, 3, (rows, 1))
+        return np.asarray(scale * 4.0**-widths * np.exp(random.normal(0, 0.7, (rows, len(widths)))))
+
+    crossing = [
+        tuple(sorted(random.choice(values, random.integers(0, 3), replace=False).tolist())) for _ in range(cuts)
+    ]
+    return Network(
+        sizes=random.integers(1, 50, layers).astype(float),
+        noise=noise(layers),
+        value_sizes=random.integers(1, 50, values).astype(float),
+        value_noise=noise(values),
+        layers=random.random((cuts, layers)) < 0.6,
+        values=tuple(crossing),
+        device_macs=random.uniform(0, 9, cuts),
+        server_macs=random.uniform(0, 9, cuts),
+        exact_bits=np.zeros(cuts),
+        peak_bytes=np.zeros(cuts),
+    )
+
+
+def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[float, float]) -> float:
+    """The least price of a cut's bits within the budget, by trying every choice of widths; inf if there is none."""
+    layers, values = np.flatnonzero(network.layers[cut]), network.values[cut]
+    best = np.inf
+    for chosen in itertools.product(ALLOWED, repeat=len(layers) + len(values)):
+        columns = [width - WIDTHS[0] for width in chosen]
+        of_layers, of_values = columns[: len(layers)], columns[len(layers) :]
+        noise = network.noise[layers, of_layers].sum() + network.value_noise[list(values), of_values].sum()
+        if noise <= budget:
+            bits = network.sizes[layers] @ np.array(chosen[: len(layers)], dtype=float)
+            crossing = network.value_sizes[list(values)] @ np.array(chosen[len(layers) :], dtype=float)
+            best = min(best, prices[0] * bits + prices[1] * crossing)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_best_pattern_of_every_cut_is_stored_whatever_the_prices(seed: int) -> None:
+    tables = network(seed)
+    budget = 10 ** np.random.default_rng(seed).uniform(-2, 2)
+    patterns = PatternMaker(tables, ALLOWED).patterns(budget)
+    for prices in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 20.0), (20.0, 1.0)):
+        for cut in range(len(tables.layers)):
+            rows = (patterns.cut == cut) & (patterns.noise <= budget)
+            best = by_brute_force(tables, cut, budget, prices)
+            if not rows.any():
+                assert best == np.inf
+            else:
+                stored = prices[0] * patterns.weight_bits[rows] + prices[1] * patterns.crossing_bits[rows]
+                assert stored.min() == pytest.approx(best, rel=1e-9)
+                assert (patterns.least_weight_bits <= patterns.weight_bits).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_pattern_is_what_it_says(seed: int) -> None:
+    tables = network(seed)
+    patterns = PatternMaker(tables, ALLOWED).patterns(1.0)
+    for row, cut in enumerate(patterns.cut.tolist()):
+        widths, value_widths = patterns.widths[row].astype(int), patterns.value_widths[row]
+        assert ((widths > 0) == tables.layers[cut]).all()
+        assert set(widths[widths > 0].tolist()) | set(value_widths) <= set(ALLOWED)
+        assert patterns.weight_bits[row] == pytest.approx((widths * tables.sizes).sum())
+        values = list(tables.values[cut])
+        assert patterns.crossing_bits[row] == pytest.approx((tables.value_sizes[values] * value_widths).sum())
+        noise = tables.noise[widths > 0, widths[widths > 0] - WIDTHS[0]].sum()
+        noise += tables.value_noise[values, np.array(value_widths, dtype=int) - WIDTHS[0]].sum()
+        assert patterns.noise[row] == pytest.approx(noise)
+
+
+def test_a_budget_that_nothing_keeps_leaves_the_pattern_of_least_noise() -> None:
+    tables = network(0)
+    patterns = PatternMaker(tables, ALLOWED).patterns(0.0)
+    with_something = [cut for cut in range(6) if tables.layers[cut].any() or tables.values[cut]]
+    assert [cut for cut in patterns.cut.tolist() if cut in with_something] == with_something
+    for row, cut in enumerate(patterns.cut.tolist()):
+        columns = np.array(ALLOWED) - WIDTHS[0]
+        least = tables.noise[tables.layers[cut]][:, columns].min(axis=1).sum()
+        least += tables.value_noise[list(tables.values[cut])][:, columns].min(axis=1).sum()
+        assert patterns.noise[row] == pytest.approx(least)
+
+
+def test_the_front_of_what_crosses() -> None:
+    bits, noise = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), np.array([[9.0, 3.0, 4.0], [8.0, 2.0, 1.0]])
+    assert crossing_front(bits, noise) == [
+        (2.0, 17.0, (0, 0)),
+        (3.0, 11.0, (0, 1)),
+        (4.0, 5.0, (1, 1)),
+        (5.0, 4.0, (1, 2)),
+    ]
+    assert crossing_front(np.zeros((0, 3)), np.zeros((0, 3))) == [(0.0, 0.0, ())]
