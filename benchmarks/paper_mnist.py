@@ -87,7 +87,7 @@ def measure(model: nn.Module, calibration: Data, test: Data, request: qpart.Requ
     profile = qpart.profile(model, list(zip(images.split(128), labels.split(128), strict=True)))
     rows = []
     for place in profile.cuts:
-        split = profile.compile(request, cut=place.cut.crossing)
+        split = profile.compile(request, cut=place.cut.crossing, method="paper")
         found = split.verify([test])
         assert split.plan is not None
         rows.append(Row(place.layers, split.plan, found.accuracy, found.drop, found.upper_bound))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from qpart_fx import Device, Link, Objective, Request, Server
 from qpart_fx.noise import WIDTHS
-from qpart_fx.solver.paper import Chain, Choice, choose, offline_patterns, price_patterns
+from qpart_fx.solver.choice import Choice
+from qpart_fx.solver.paper import Chain, choose, offline_patterns, price_patterns
 
 Floats = NDArray[np.float64]
 seeds = st.integers(0, 2**32)
