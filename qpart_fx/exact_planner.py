@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise import WIDTHS
-from .plan import CutPrice, Plan, PlannedLayer
+from .plan import CutPrice, Plan, PlannedLayer, unchecked
 from .prices import Prices, price
 from .request import Request
 from .solver.allocate import PairAllocation, allocate_pairs
@@ -40,12 +40,54 @@ class _Pattern(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Table:
+    """The patterns of one noise budget, and what is asked of them for every request; arrays of one entry a pattern.
+
+    ``within``: which keep the budget. ``proven``: whether no pattern needs fewer bits than those stored.
+    """
+
+    patterns: Patterns
+    budget: float
+    device_macs: Floats
+    server_macs: Floats
+    exact_bits: Floats
+    peak_bytes: Floats
+    layers: NDArray[np.int64]
+    within: NDArray[np.bool_]
+    proven: bool
+
+    @classmethod
+    def of(cls, network: Network, patterns: Patterns, budget: float) -> _Table:
+        cut = patterns.cut
+        return cls(
+            patterns,
+            budget,
+            device_macs=network.device_macs[cut],
+            server_macs=network.server_macs[cut],
+            exact_bits=network.exact_bits[cut],
+            peak_bytes=network.peak_bytes[cut],
+            layers=network.layers[cut].sum(axis=1),
+            within=patterns.noise <= budget * (1 + 1e-9),
+            proven=bool((patterns.least_weight_bits == patterns.weight_bits).all()),
+        )
+
+    def price(self, request: Request, weight_bits: Floats) -> Prices[Floats]:
+        return price(
+            request,
+            device_macs=self.device_macs,
+            server_macs=self.server_macs,
+            download_bits=weight_bits,
+            upload_bits=self.patterns.crossing_bits + self.exact_bits,
+        )
+
+
+@dataclass(frozen=True)
 class ExactPlanner:
     """The patterns of each accuracy level once, and for every request a scan over those of its level."""
 
     profile: Profile
     _makers: dict[tuple[int, ...], PatternMaker] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[tuple[int, ...], float], Patterns] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[tuple[int, ...], float], _Table] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def network(self) -> Network:
@@ -67,6 +109,17 @@ class ExactPlanner:
             peak_bytes=np.array([cut.peak_bytes for cut in cuts], dtype=np.float64),
         )
 
+    @cached_property
+    def _planned(self) -> list[dict[int | None, PlannedLayer]]:
+        """Each layer in a plan, by its width: made once, since a plan has many."""
+        return [
+            {
+                bits: PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits)
+                for bits in (None, *WIDTHS)
+            }
+            for layer in self.profile.layers
+        ]
+
     def first_drop(self, request: Request) -> float:
         """The largest of the profile's levels that ``request`` allows; a tenth of the first if it allows none."""
         levels = self.profile.levels
@@ -85,41 +138,51 @@ class ExactPlanner:
         pattern, choice, by_cut = self._best_at(request, drop, cut)
         return self._plan(request, pattern, by_cut), choice
 
-    def patterns(self, widths: tuple[int, ...], drop: float) -> Patterns:
+    def _table(self, widths: tuple[int, ...], drop: float) -> _Table:
         """The patterns that are predicted to lose ``drop`` at most; made once."""
         if (widths, drop) not in self._tables:
             if widths not in self._makers:
                 self._makers[widths] = PatternMaker(self.network, widths)
-            self._tables[widths, drop] = self._makers[widths].patterns(self.profile.noise_curve.noise_at(drop))
+            budget = self.profile.noise_curve.noise_at(drop)
+            self._tables[widths, drop] = _Table.of(self.network, self._makers[widths].patterns(budget), budget)
         return self._tables[widths, drop]
 
     def _best_at(self, request: Request, drop: float, cut: int | None) -> tuple[_Pattern, Choice, tuple[CutPrice, ...]]:
-        budget = self.profile.noise_curve.noise_at(drop)
-        table = self.patterns(request.device.weight_bits, drop)
-        prices = self._prices(request, table.cut, table.weight_bits, table.crossing_bits)
+        table = self._table(request.device.weight_bits, drop)
+        patterns = table.patterns
+        prices = table.price(request, patterns.weight_bits)
         objective = prices.objective(request)
-        overstep = {"max_accuracy_drop": table.noise / budget * (1 - 1e-9)}
-        overstep |= limits_overstepped(request, prices, table.weight_bits / 8 + self.network.peak_bytes[table.cut])
-        eligible = np.ones(len(table.cut), dtype=np.bool_) if cut is None else table.cut == cut
-        kept = eligible & (overstep["max_accuracy_drop"] <= 1)
-        bounds = self._prices(request, table.cut, table.least_weight_bits, table.crossing_bits).objective(request)
-        bound = float(bounds[kept].min()) if (kept.any() and self.profile.complete) or cut is not None else None
-        found = choose_among(
-            objective[:, None], {name: values[:, None] for name, values in overstep.items()}, eligible[:, None]
-        )
-        row = found.cut
+        bounds = objective
+        if not table.proven:
+            bounds = table.price(request, patterns.least_weight_bits).objective(request)
+        limits = limits_overstepped(request, prices, patterns.weight_bits / 8 + table.peak_bytes)
+        eligible = np.ones(len(objective), dtype=np.bool_) if cut is None else patterns.cut == cut
+        kept = eligible & table.within
+        met = kept if not limits else kept & np.all([values <= 1 for values in limits.values()], axis=0)
+        by_cut = self._by_cut(table, prices, objective, met, eligible)
+        provable = bool(kept.any()) and (self.profile.complete or cut is not None)
+        bound = float(bounds[kept].min()) if provable else None
+        if met.any():
+            row, reached = int(np.where(met, objective, np.inf).argmin()), float(objective[met].min())
+            choice = Choice(int(patterns.cut[row]), 0)
+        else:
+            overstep = {"max_accuracy_drop": patterns.noise / table.budget * (1 - 1e-9), **limits}
+            columns = {name: values[:, None] for name, values in overstep.items()}
+            nearest = choose_among(objective[:, None], columns, eligible[:, None])
+            row, reached = nearest.cut, np.inf
+            choice = Choice(int(patterns.cut[row]), 0, nearest.limit, nearest.overstep)
         best = _Pattern(
-            int(table.cut[row]), table.widths[row], table.value_widths[row], float(table.weight_bits[row]),
-            float(table.crossing_bits[row]), float(table.noise[row]), bound if kept.any() else None,
+            int(patterns.cut[row]), patterns.widths[row], patterns.value_widths[row], float(patterns.weight_bits[row]),
+            float(patterns.crossing_bits[row]), float(patterns.noise[row]), bound,
         )  # fmt: skip
-        choice = Choice(best.cut, 0, found.limit, found.overstep)
-        by_cut = self._by_cut(table, prices, objective, overstep, eligible)
-        reached = float(objective[row]) if found.limit is None else np.inf
-        if len(overstep) > 1 and (bounds[kept] < reached * (1 - 1e-12)).any():
+        if limits and bool((bounds[kept] < reached * (1 - 1e-12)).any()):
             # A limit stands in the way of better patterns: what meets it may lie between the stored ones.
-            better = self._within_limits(request, budget, np.unique(table.cut[kept & (bounds < reached)]), reached)
-            if better is not None:
-                best, choice = better._replace(lower_bound=bound), Choice(better.cut, 0)
+            open_cuts = np.unique(patterns.cut[kept & (bounds < reached)])
+            better, least = self._within_limits(request, table.budget, open_cuts, reached)
+            best = better or best
+            choice = Choice(better.cut, 0) if better else choice
+            if bound is not None and least < np.inf:  # all other cuts cost as much as was reached at least
+                best = best._replace(lower_bound=least)
         return best, choice, by_cut
 
     def _prices(
@@ -136,9 +199,10 @@ class ExactPlanner:
 
     def _within_limits(
         self, request: Request, budget: float, cuts: NDArray[np.int64], reached: float
-    ) -> _Pattern | None:
-        """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``."""
-        maker, best = self._makers[request.device.weight_bits], None
+    ) -> tuple[_Pattern | None, float]:
+        """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
+        pattern there is below, nor below ``reached``."""
+        maker, best, least = self._makers[request.device.weight_bits], None, reached
         bit = price(  # of weights, and of what crosses: every term is linear in both
             request,
             device_macs=np.zeros(3),
@@ -159,7 +223,9 @@ class ExactPlanner:
             found = allocate_pairs(*maker.items(cut), budget, prices=prices, limits=rows)
             if not isinstance(found, PairAllocation):
                 continue
-            objective = float(fixed.objective(request)[0]) + found.objective
+            base = float(fixed.objective(request)[0])
+            least = min(least, base + (found.objective if found.exact else found.lower_bound))
+            objective = base + found.objective
             if objective < reached * (1 - 1e-12):
                 reached = objective
                 allowed = np.array(request.device.weight_bits, dtype=np.uint8)
@@ -169,7 +235,7 @@ class ExactPlanner:
                 best = _Pattern(
                     cut, widths, value_widths, found.weight_bits, found.crossing_bits, found.noise, lower_bound=None
                 )
-        return best
+        return best, least
 
     def _plan(self, request: Request, pattern: _Pattern, by_cut: tuple[CutPrice, ...]) -> Plan:
         profile, network = self.profile, self.network
@@ -179,21 +245,15 @@ class ExactPlanner:
         )
         terms = {name: float(values[0]) for name, values in prices.as_dict().items()}
         download = -(-int(pattern.weight_bits) // 8)
-        return Plan(
+        return unchecked(
+            Plan,
             model=profile.model,
             method="exact",
             max_accuracy_drop=request.max_accuracy_drop,
             cut=cut.crossing,
             device_nodes=cut.device_nodes,
             layers=tuple(
-                PlannedLayer(
-                    name=layer.name,
-                    operation=layer.operation,
-                    macs=layer.macs,
-                    parameters=layer.parameters,
-                    bits=int(width) or None,
-                )
-                for layer, width in zip(profile.layers, pattern.widths, strict=True)
+                made[width or None] for made, width in zip(self._planned, pattern.widths.tolist(), strict=True)
             ),
             activation_bits={
                 profile.values[value].name: width
@@ -216,30 +276,31 @@ class ExactPlanner:
 
     def _by_cut(
         self,
-        table: Patterns,
+        table: _Table,
         prices: Prices[Floats],
         objective: Floats,
-        overstep: dict[str, Floats],
+        met: NDArray[np.bool_],
         eligible: NDArray[np.bool_],
     ) -> tuple[CutPrice, ...]:
         """The best pattern for each number of layers on the device."""
-        feasible = np.all([values <= 1 for values in overstep.values()], axis=0) & eligible
-        counts = self.network.layers[table.cut].sum(axis=1)
-        order = np.lexsort((objective, ~feasible, counts))
-        _, first = np.unique(counts[order], return_index=True)
+        rows = np.flatnonzero(eligible)
+        order = rows[np.lexsort((objective[rows], ~met[rows], table.layers[rows]))]
+        counts = table.layers[order]
+        first = order[np.flatnonzero(np.diff(counts, prepend=-1))]
+        columns = zip(
+            table.patterns.cut[first].tolist(), table.layers[first].tolist(), prices.time_s[first].tolist(),
+            prices.energy_j[first].tolist(), prices.server_cost[first].tolist(), objective[first].tolist(),
+            met[first].tolist(), strict=True,
+        )  # fmt: skip
+        cuts = self.profile.closed_cuts
         return tuple(
-            CutPrice(
-                cut=self.profile.closed_cuts[int(table.cut[row])].crossing,
-                layers=int(counts[row]),
-                time_s=float(prices.time_s[row]),
-                energy_j=float(prices.energy_j[row]),
-                cost=float(prices.server_cost[row]),
-                objective=float(objective[row]),
-                feasible=bool(feasible[row]),
+            unchecked(
+                CutPrice,
+                cut=cuts[cut].crossing, layers=layers, time_s=time_s, energy_j=energy_j, cost=cost, objective=total,
+                feasible=feasible,
             )
-            for row in order[first].tolist()
-            if eligible[row]
-        )
+            for cut, layers, time_s, energy_j, cost, total, feasible in columns
+        )  # fmt: skip
 
 
 _ONE_BIT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

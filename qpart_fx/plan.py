@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, replace
+from dataclasses import fields as fields_of
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -16,6 +18,8 @@ from .errors import ArtifactError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 VERSION = 1
 
@@ -163,3 +167,16 @@ class Plan:
 
 
 _ADAPTER = TypeAdapter(Plan)
+
+
+def unchecked(cls: type[T], **fields: Any) -> T:
+    """A record of ``cls`` with ``fields`` that are known to be right, and its defaults: an online answer has no time to
+    validate them."""
+    made = object.__new__(cls)
+    vars(made).update(_defaults(cls), **fields)  # type: ignore[arg-type]  # a class is hashable
+    return made
+
+
+@cache
+def _defaults(cls: type) -> dict[str, Any]:
+    return {item.name: item.default for item in fields_of(cls) if item.default is not MISSING}
