@@ -27,8 +27,8 @@ _KEY = "qpart_capture"
 _LONGEST = 300
 """Characters of another library's message that are passed on: torch.export's may have tens of thousands."""
 
-FROZEN = "torch.export, this batch size"
-"""The last way, when no other will do."""
+_THIS_SIZE = "this batch size"
+"""Ends the names of the ways that are taken when no other will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class CaptureReport:
 
     way: str
     failed: Mapping[str, str]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the graph takes no other batch size than the example's."""
+        return self.way.endswith(_THIS_SIZE)
 
 
 def capture(
@@ -80,7 +85,7 @@ def _verified(
     own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs_error: type[QPartError]
 ) -> GraphModule:
     """The first graph that gives what ``own`` does for this call, and for its first sample alone."""
-    expected = _expected(own, args, kwargs, inputs_error)
+    expected, leaves_state = _expected(own, args, kwargs, inputs_error)
     single = _single(own, args, kwargs)
 
     def differs(graph: GraphModule, way: str) -> str:
@@ -88,7 +93,7 @@ def _verified(
             return "its output is not the module's"
         if node := _random_node(graph):
             return f"{where(node)} is random"
-        if single is None or way == FROZEN:
+        if single is None or way.endswith(_THIS_SIZE):
             return ""
         with left_as_it_was(graph):
             same = _same(_run(graph, *single[0], CaptureError), single[1])
@@ -98,19 +103,31 @@ def _verified(
         "symbolic_trace": lambda: _traced(own),
         "tracing beside a run": lambda: trace_call(own, args, kwargs),
         "torch.export, any batch size": lambda: export_graph(own, args, kwargs, expected, dynamic=True),
-        FROZEN: lambda: export_graph(own, args, kwargs, expected, dynamic=False),
+        f"torch.export, {_THIS_SIZE}": lambda: export_graph(own, args, kwargs, expected, dynamic=False),
         "tracing beside a run, around opaque parts": lambda: trace_around(own, args, kwargs),
+        f"tracing beside a run, around opaque parts, {_THIS_SIZE}": lambda: trace_around(own, args, kwargs),
     }
+    try:
+        return _first(ways, own, differs)
+    except CaptureError:
+        if not leaves_state:
+            raise
+    _run(own, args, kwargs, inputs_error)  # a first call may put in place what later ones can be traced with
     return _first(ways, own, differs)
 
 
-def _expected(own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs_error: type[QPartError]) -> Any:
-    """The output of ``own`` for the example, if a graph can give it: one that holds values, the same every time."""
+def _expected(
+    own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs_error: type[QPartError]
+) -> tuple[Any, bool]:
+    """The output of ``own`` for the example, if a graph can give it: one that holds values, the same every time.
+
+    Also whether the call leaves something behind in the model.
+    """
     name, random = type(own).__name__, torch.get_rng_state()
     with left_as_it_was(own) as state:
         expected = _run(own, args, kwargs, inputs_error)
-        drawn = not torch.equal(random, torch.get_rng_state())
-        again = _run(own, args, kwargs, inputs_error) if drawn or state.changed() else expected
+        drawn, changed = not torch.equal(random, torch.get_rng_state()), state.changed()
+        again = _run(own, args, kwargs, inputs_error) if drawn or changed else expected
     if isinstance(expected, PLAIN):
         raise CaptureError(f"{name} returns {expected!r}, with no tensor in it: there is nothing to split")
     try:
@@ -124,7 +141,7 @@ def _expected(own: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             f"{name} keeps state from call to call that its output follows: no split could give the same; take the "
             "state as an input and return the new one"
         )
-    return expected
+    return expected, changed
 
 
 _RANDOM = "no split could give the same; take random numbers as an input"

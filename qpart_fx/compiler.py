@@ -22,7 +22,7 @@ from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
 from .noise import LOW, MEASURED, WIDTHS, Floats, corrected, noise_by_width
 from .pass_manager import Pipeline, debug_level
-from .passes.capture import FROZEN, capture, capture_report
+from .passes.capture import capture, capture_report
 from .passes.count_macs import CountMacs, uncounted
 from .passes.count_parameters import CountParameters
 from .passes.find_closed_cuts import find_closed_cuts
@@ -120,7 +120,7 @@ def profile(
     fit, check = alternate(batches)
     # Captured on two samples: torch.export takes a first dimension of one for a constant.
     graph = capture(model, *_example(example_inputs, fit, samples=2), inputs_error=CalibrationError)
-    if capture_report(graph).way == FROZEN:
+    if capture_report(graph).frozen:
         raise CaptureError(
             f"{type(model).__name__} froze its batch size while it was captured, and cannot be planned for single "
             "samples: in its forward, take sizes from x.shape and do not turn them into numbers with int() or len()"

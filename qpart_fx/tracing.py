@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer, _symbolic_trace
@@ -194,6 +195,9 @@ class RunTracer(SourceTracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._executing else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_arg(self, a: Any) -> Any:
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def to_bool(self, obj: Proxy) -> bool:
         return bool(self.decide(obj.node))

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 import qpart_fx as qpart
 from qpart_fx.compiler import analyse
 from qpart_fx.cut import Cut
-from qpart_fx.passes.capture import FROZEN, capture, capture_report
+from qpart_fx.passes.capture import capture, capture_report
 from qpart_fx.passes.find_cuts import find_cuts, resolve_cut
 from qpart_fx.passes.split_at_cut import split_at_cut
 
@@ -211,7 +211,7 @@ def assert_exact_at_every_cut(
     assert same(calls[0], given), "the caller's inputs have changed"
     assert torch.equal(torch.get_rng_state(), generator), "the global random state has changed"
 
-    assert (capture_report(graph).way == FROZEN) == frozen, capture_report(graph)
+    assert capture_report(graph).frozen == frozen, capture_report(graph)
     if frozen:
         with pytest.raises(AssertionError, match="froze the shape of its input"):
             run(default, calls[1])
