@@ -34,11 +34,11 @@ class CountParameters(Pass):
 
 
 def _used_by(node: Node, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that ``node`` uses: its module's, or raw ones, also if they are reshaped or scaled before."""
+    """The parameters that ``node`` uses: its module's, and raw ones, also if they are reshaped or scaled before."""
     if node.op == "call_module":
         prefix = f"{node.target}."
         yield from ((name, parameter) for name, parameter in parameters.items() if name.startswith(prefix))
-    elif node.op in ("call_function", "call_method") and not info(node).constant:
+    if node.op in ("call_function", "call_method", "call_module") and not info(node).constant:
         for source in reversed(constants_behind(node)):
             if source.op == "get_attr" and str(source.target) in parameters:
                 yield str(source.target), parameters[str(source.target)]

@@ -178,6 +178,9 @@ def weights(graph: GraphModule, model: nn.Module, call: Call, expected: Any) -> 
     for name, parameter in own.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     known = {name for name, parameter in graph.named_parameters(remove_duplicate=False) if id(parameter) in used}
+    # An opaque node holds the part of the model that it calls, under names that end as the model's do.
+    within = tuple(f".{name.split('.owner.', 1)[1]}" for name in known if ".owner." in name)
+    known |= {name for same in names.values() for name in same if within and f".{name}".endswith(within)}
     every = {id(parameter): parameter for parameter in own.parameters()}
     unused = {names[key][0]: parameter for key, parameter in every.items() if not known.intersection(names[key])}
     for parameter in unused.values():

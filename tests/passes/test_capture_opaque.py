@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -182,3 +184,54 @@ def test_a_forward_that_decides_by_contents_itself_is_refused_with_its_line() ->
 
     with pytest.raises(qpart.CaptureError, match=r"test_capture_opaque\.py:\d+.*Remedy"):
         qpart.split(Loops(), torch.rand(2, 3) + 1)
+
+
+def test_a_first_call_that_replaces_a_part_is_captured_after_it() -> None:
+    class Replaces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part, self.ready = nn.Linear(4, 4), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.ready:
+                self.part, self.ready = copy.deepcopy(self.part), True
+            y: Tensor = self.part(x)
+            return y
+
+    model, x = Replaces(), torch.randn(2, 4)
+    split = qpart.split(model, x)
+    assert not model.ready
+    assert torch.equal(split(x), model(x))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] < 1:
+                raise ValueError("empty")
+            y: Tensor = nn.functional.pad(x, (0, np.int64(2))) * np.float32(0.5)
+            return y
+
+    model, x = Padded(), torch.randn(2, 4)
+    assert torch.equal(qpart.split(model, x)(x), model(x))
+
+
+def test_a_graph_that_knows_one_batch_size_only_is_the_last_way() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.fc(x)
+            return self.chosen(x) * len(x)
+
+        def chosen(self, x: Tensor) -> Tensor:
+            return x.clone() if x.sum() > 0 else -x
+
+    model, x = Counts().eval(), torch.randn(2, 4)
+    graph = capture(model, (x,))
+    assert capture_report(graph).frozen
+    assert torch.equal(graph(-x), model(-x))
+    with pytest.raises(AssertionError, match="decided by a size here"):
+        graph(torch.randn(3, 4))

@@ -211,6 +211,11 @@ def a_scripted_part(self: Any, x: Tensor) -> Any:
     return self.b(self.a(x)).exp()
 
 
+@trap(table=weight(6, 4), norm=nn.LayerNorm(4), fc=linear())
+def a_raw_parameter_goes_through_a_module(self: Any, x: Tensor) -> Any:
+    return self.fc(x) @ self.norm(self.table).mT
+
+
 @pytest.mark.parametrize("name", trap)
 def test_exact_at_every_cut(name: str) -> None:
     assert_exact_at_every_cut(*trap[name])
@@ -231,6 +236,7 @@ def test_exact_at_every_cut(name: str) -> None:
         ("attention", {"attention": ["attention.in_proj_weight", "attention.out_proj.weight"], "fc": ["fc.weight"]}),
         ("embeddings", {"embed": ["embed.weight"], "bag": ["bag.weight"], "fc": ["fc.weight"]}),
         ("transposed_linear_layers", {"addmm": ["a.weight"], "addmm_1": ["b.weight"]}),
+        ("a_raw_parameter_goes_through_a_module", {"fc": ["fc.weight"], "norm": ["table"]}),
         ("parametrizations", {"a": ["a.weight"], "b": ["b.weight"]}),
         ("gru_and_rnn", {"a": ["a.weight_hh_l0", "a.weight_ih_l0"], "b": ["b.weight_hh_l0", "b.weight_ih_l0"]}),
     ],
