@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
         def forward(self, x: Tensor) -> Tensor:
             if x.shape[1] < 1:
                 raise ValueError("empty")
-            y: Tensor = nn.functional.pad(x, (0, np.int64(2))) * np.float32(0.5)
+            numbers: Any = np.int64(2), np.float32(0.5)
+            y: Tensor = nn.functional.pad(x, (0, numbers[0])) * numbers[1]
             return y
 
     model, x = Padded(), torch.randn(2, 4)
