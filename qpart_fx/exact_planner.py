@@ -87,7 +87,9 @@ class ExactPlanner:
 
     profile: Profile
     _makers: dict[tuple[int, ...], PatternMaker] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[tuple[int, ...], float], _Table] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[tuple[int, ...], float, int | None], _Table] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def network(self) -> Network:
@@ -138,17 +140,19 @@ class ExactPlanner:
         pattern, choice, by_cut = self._best_at(request, drop, cut)
         return self._plan(request, pattern, by_cut), choice
 
-    def _table(self, widths: tuple[int, ...], drop: float) -> _Table:
-        """The patterns that are predicted to lose ``drop`` at most; made once."""
-        if (widths, drop) not in self._tables:
+    def _table(self, widths: tuple[int, ...], drop: float, cut: int | None) -> _Table:
+        """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""
+        key = widths, drop, cut
+        if key not in self._tables:
             if widths not in self._makers:
                 self._makers[widths] = PatternMaker(self.network, widths)
             budget = self.profile.noise_curve.noise_at(drop)
-            self._tables[widths, drop] = _Table.of(self.network, self._makers[widths].patterns(budget), budget)
-        return self._tables[widths, drop]
+            patterns = self._makers[widths].patterns(budget, None if cut is None else [cut])
+            self._tables[key] = _Table.of(self.network, patterns, budget)
+        return self._tables[key]
 
     def _best_at(self, request: Request, drop: float, cut: int | None) -> tuple[_Pattern, Choice, tuple[CutPrice, ...]]:
-        table = self._table(request.device.weight_bits, drop)
+        table = self._table(request.device.weight_bits, drop, cut)
         patterns = table.patterns
         prices = table.price(request, patterns.weight_bits)
         objective = prices.objective(request)

@@ -7,6 +7,7 @@ hull of (bits that cross, least bits of weights) can be best (model: Lagrange's 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,31 +72,71 @@ class PatternMaker:
     widths: tuple[int, ...]
     _relaxations: dict[bytes, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _allocations: dict[tuple[bytes, float], Allocation | None] = field(default_factory=dict, init=False, repr=False)
+    _fronts: dict[tuple[int, ...], Front] = field(default_factory=dict, init=False, repr=False)
 
-    def patterns(self, budget: float) -> Patterns:
-        """The patterns of every cut within ``budget``."""
-        cuts: list[int] = []
+    def patterns(self, budget: float, cuts: Iterable[int] | None = None) -> Patterns:
+        """The patterns of ``cuts`` within ``budget``; of all that can be best, if none are named."""
+        places: list[int] = []
         numbers: list[tuple[float, float, float, float]] = []
         widths: list[NDArray[np.uint8]] = []
         value_widths: list[tuple[int, ...]] = []
-        for cut in range(len(self.network.layers)):
+        for cut in self.undominated if cuts is None else cuts:
             for crossing, noise, options, allocation in self._of_cut(cut, budget):
-                cuts.append(cut)
+                places.append(cut)
                 proven = allocation.cost if allocation.exact else allocation.lower_bound
                 numbers.append((allocation.cost, proven, crossing, noise + allocation.noise))
                 widths.append(self._widths(cut, allocation))
                 value_widths.append(tuple(int(self._columns[option]) + WIDTHS[0] for option in options))
-        table = np.array(numbers, dtype=np.float64).reshape(len(cuts), 4)
+        table = np.array(numbers, dtype=np.float64).reshape(len(places), 4)
         layers = len(self.network.sizes)
         return Patterns(
-            cut=np.array(cuts, dtype=np.int64),
+            cut=np.array(places, dtype=np.int64),
             weight_bits=table[:, 0],
             least_weight_bits=table[:, 1],
             crossing_bits=table[:, 2],
             noise=table[:, 3],
-            widths=np.array(widths, dtype=np.uint8).reshape(len(cuts), layers),
+            widths=np.array(widths, dtype=np.uint8).reshape(len(places), layers),
             value_widths=tuple(value_widths),
         )
+
+    @cached_property
+    def undominated(self) -> tuple[int, ...]:
+        """The cuts that can be best: no other has the same layers and MACs on the device, needs no more memory, and
+        sends no more bits, whatever the noise they may make."""
+        network = self.network
+        groups: dict[tuple[bytes, float, float], list[int]] = {}
+        for cut, layers in enumerate(network.layers):
+            key = layers.tobytes(), float(network.device_macs[cut]), float(network.server_macs[cut])
+            groups.setdefault(key, []).append(cut)
+        kept: list[int] = []
+        for cuts in groups.values():
+            best: list[int] = []
+            # By the least that is sent, so that few are kept that a later one dominates.
+            for cut in sorted(cuts, key=lambda cut: (self._front(network.values[cut]).bits[0], cut)):
+                if not any(self._dominates(other, cut) for other in best):
+                    best.append(cut)
+            kept += best
+        return tuple(sorted(kept))
+
+    def _front(self, values: tuple[int, ...]) -> Front:
+        """Of values that cross together; cuts share most of them."""
+        if values not in self._fronts:
+            front = Front.empty()
+            if values:
+                bits = self.network.value_sizes[values[-1]] * np.array(self.widths, dtype=np.float64)
+                noise = self.network.value_noise[values[-1], self._columns]
+                front = self._front(values[:-1]).with_value(bits, noise)
+            self._fronts[values] = front
+        return self._fronts[values]
+
+    def _dominates(self, cut: int, other: int) -> bool:
+        network = self.network
+        if network.peak_bytes[cut] > network.peak_bytes[other]:
+            return False
+        front, others = self._front(network.values[cut]), self._front(network.values[other])
+        affordable = network.exact_bits[other] - network.exact_bits[cut] + others.bits
+        reached = np.searchsorted(front.bits, affordable, side="right") - 1  # the widest choice that sends no more
+        return bool((reached >= 0).all() and (front.noise[reached] <= others.noise).all())
 
     def items(self, cut: int) -> tuple[Floats, Floats, Floats, Floats]:
         """Bits and noise of the weights of a cut's layers, and of the values that cross it; options along axis 1."""
@@ -119,15 +160,15 @@ class PatternMaker:
 
     def _of_cut(self, cut: int, budget: float) -> list[tuple[float, float, tuple[int, ...], Allocation]]:
         """Bits and noise of what crosses, its options, and the weights' allocation, of every pattern of a cut."""
-        weights, noise, values, value_noise = self.items(cut)
-        front = [each for each in crossing_front(values, value_noise) if each[1] <= budget]
-        if not front or float(noise.min(axis=1, initial=np.inf).sum()) > budget - front[-1][1]:
+        weights, noise, _, _ = self.items(cut)
+        front = self._front(self.network.values[cut])
+        left = budget - front.noise
+        if not float(noise.min(axis=1, initial=np.inf).sum()) <= left[-1]:
             return [self._least_noise(cut)]
         key = self.network.layers[cut].tobytes()
         if key not in self._relaxations:
             self._relaxations[key] = Relaxation.of(weights, noise)
-        left = np.array([budget - each[1] for each in front])
-        crossing = np.array([each[0] for each in front])
+        crossing = front.bits
         relaxed = self._relaxations[key].least_cost(left)
         solved: dict[int, Allocation] = {}
 
@@ -146,9 +187,12 @@ class PatternMaker:
             costs = np.array([solved[int(place)].cost for place in places])
             hull = _lower_hull(crossing[places], costs)
             at = np.interp(crossing, crossing[places][hull], costs[hull], left=np.inf)
-            better = (relaxed < at * (1 - 1e-12)) & ~np.isin(np.arange(len(front)), places)
+            better = (relaxed < at * (1 - 1e-12)) & ~np.isin(np.arange(len(crossing)), places)
             pending = np.flatnonzero(better)
-        return [(front[place][0], front[place][1], front[place][2], solved[place]) for place in places[hull].tolist()]
+        return [
+            (float(crossing[place]), float(front.noise[place]), tuple(front.options[place].tolist()), solved[place])
+            for place in places[hull].tolist()
+        ]
 
     def _least_noise(self, cut: int) -> tuple[float, float, tuple[int, ...], Allocation]:
         weights, noise, values, value_noise = self.items(cut)
@@ -159,29 +203,31 @@ class PatternMaker:
         return crossing, float(value_noise.min(axis=1).sum()), tuple(value_options.tolist()), allocation
 
 
-def crossing_front(bits: Floats, noise: Floats) -> list[tuple[float, float, tuple[int, ...]]]:
-    """Every choice of options for the values that cross that no other beats in both bits and noise, bits rising.
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Every choice of options for some values that no other beats in both bits and noise, by rising ``bits``.
 
-    Args:
-        bits, noise: shape (values, options).
-
-    Returns:
-        Bits, noise, and the option of each value.
+    ``bits``, ``noise``: shape (choices,). ``options``: shape (choices, values).
     """
-    front: list[tuple[float, float, tuple[int, ...]]] = [(0.0, 0.0, ())]
-    for value_bits, value_noise in zip(bits.tolist(), noise.tolist(), strict=True):
-        sums = sorted(
-            (have + more, spoilt + spoils, (*options, option))
-            for have, spoilt, options in front
-            for option, (more, spoils) in enumerate(zip(value_bits, value_noise, strict=True))
-            if np.isfinite(spoils)
-        )
-        front, least = [], np.inf
-        for each in sums:
-            if each[1] < least:
-                front.append(each)
-                least = each[1]
-    return front
+
+    bits: Floats
+    noise: Floats
+    options: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls) -> Front:
+        """Of no values."""
+        return cls(np.zeros(1), np.zeros(1), np.zeros((1, 0), dtype=np.uint8))
+
+    def with_value(self, bits: Floats, noise: Floats) -> Front:
+        """The front with another value, whose options have these ``bits`` and ``noise``, shape (options,)."""
+        sums, spoilt = (self.bits[:, None] + bits).ravel(), (self.noise[:, None] + noise).ravel()
+        order = np.lexsort((spoilt, sums))
+        least = np.minimum.accumulate(spoilt[order])
+        kept = order[np.flatnonzero(np.diff(least, prepend=np.inf) < 0)]
+        choice, option = np.divmod(kept, len(bits))
+        options = np.concatenate([self.options[choice], option[:, None].astype(np.uint8)], axis=1)
+        return Front(sums[kept], spoilt[kept], options)
 
 
 def _lower_hull(x: Floats, y: Floats) -> Integers:

@@ -107,15 +107,15 @@ def other_batch(model: nn.Module, split: qpart.SplitModel, call: Call, dimension
 
 @contextmanager
 def timed_exports() -> Iterator[list[float]]:
-    """The seconds of every call of torch.export."""
+    """The seconds of every call of torch.export: of the processor, which other work does not disturb."""
     export, seconds = torch.export.export, []
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             return export(*args, **kwargs)
         finally:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
 
     torch.export.export = timed
     try:
@@ -127,22 +127,22 @@ def timed_exports() -> Iterator[list[float]]:
 def compiled(model: nn.Module, call: Call, name: str) -> tuple[GraphModule, qpart.SplitModel, list[float | None], int]:
     """Graph, split at a random cut, the seconds of the way alone, of capture and of split, and the count of cuts."""
     with timed_exports() as exports:
-        start = time.perf_counter()
+        start = time.process_time()
         graph = capture(model, *call)
-        captured = time.perf_counter()
+        captured = time.process_time()
     analyse(graph, *call)
     cuts = find_cuts(graph)
     cut = random.Random(name).choice(cuts)
-    began = time.perf_counter()
+    began = time.process_time()
     split = qpart.split(model, *call, cut=cut.crossing)
-    done = time.perf_counter()
+    done = time.process_time()
     way = capture_report(graph).way
     alone = exports[-1] if way.startswith("torch.export") else None
     if way == "symbolic_trace":
         own = copy.deepcopy(model)
-        tracing = time.perf_counter()
+        tracing = time.process_time()
         ways._traced(own)
-        alone = time.perf_counter() - tracing
+        alone = time.process_time() - tracing
     return graph, split, [alone, captured - start, done - began], len(cuts)
 
 

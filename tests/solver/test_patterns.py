@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qpart_fx.noise import WIDTHS
-from qpart_fx.solver.patterns import Network, PatternMaker, crossing_front
+from qpart_fx.solver.patterns import Front, Network, PatternMaker
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[floa
 def test_the_best_pattern_of_every_cut_is_stored_whatever_the_prices(seed: int) -> None:
     tables = network(seed)
     budget = 10 ** np.random.default_rng(seed).uniform(-2, 2)
-    patterns = PatternMaker(tables, ALLOWED).patterns(budget)
+    patterns = PatternMaker(tables, ALLOWED).patterns(budget, range(len(tables.layers)))
     for prices in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 20.0), (20.0, 1.0)):
         for cut in range(len(tables.layers)):
             rows = (patterns.cut == cut) & (patterns.noise <= budget)
@@ -92,7 +93,7 @@ def test_a_pattern_is_what_it_says(seed: int) -> None:
 
 def test_a_budget_that_nothing_keeps_leaves_the_pattern_of_least_noise() -> None:
     tables = network(0)
-    patterns = PatternMaker(tables, ALLOWED).patterns(0.0)
+    patterns = PatternMaker(tables, ALLOWED).patterns(0.0, range(6))
     with_something = [cut for cut in range(6) if tables.layers[cut].any() or tables.values[cut]]
     assert [cut for cut in patterns.cut.tolist() if cut in with_something] == with_something
     for row, cut in enumerate(patterns.cut.tolist()):
@@ -103,11 +104,36 @@ def test_a_budget_that_nothing_keeps_leaves_the_pattern_of_least_noise() -> None
 
 
 def test_the_front_of_what_crosses() -> None:
-    bits, noise = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), np.array([[9.0, 3.0, 4.0], [8.0, 2.0, 1.0]])
-    assert crossing_front(bits, noise) == [
-        (2.0, 17.0, (0, 0)),
-        (3.0, 11.0, (0, 1)),
-        (4.0, 5.0, (1, 1)),
-        (5.0, 4.0, (1, 2)),
-    ]
-    assert crossing_front(np.zeros((0, 3)), np.zeros((0, 3))) == [(0.0, 0.0, ())]
+    bits = np.array([1.0, 2.0, 3.0])
+    front = Front.empty().with_value(bits, np.array([9.0, 3.0, 4.0])).with_value(bits, np.array([8.0, 2.0, 1.0]))
+    assert front.bits.tolist() == [2.0, 3.0, 4.0, 5.0]
+    assert front.noise.tolist() == [17.0, 11.0, 5.0, 4.0]
+    assert front.options.tolist()[2:] == [[1, 1], [1, 2]]
+    assert Front.empty().options.shape == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cut_that_is_left_out_is_never_better(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tables = network(seed, layers=2, cuts=12)
+    few = random.integers(0, 2, (12, 2)).astype(bool)
+    tables = dataclasses.replace(
+        tables,
+        layers=few,
+        device_macs=few.sum(axis=1).astype(float),
+        server_macs=2 - few.sum(axis=1).astype(float),
+        peak_bytes=random.integers(0, 3, 12).astype(float),
+        exact_bits=8 * random.integers(0, 3, 12).astype(float),
+    )
+    kept = PatternMaker(tables, ALLOWED).undominated
+    assert 0 < len(kept) < 12
+    for prices in ((1.0, 0.1), (1.0, 1.0), (1.0, 9.0)):
+        for left_out in set(range(12)) - set(kept):
+            for budget in (0.1, 1.0, 10.0):
+                rivals = [
+                    by_brute_force(tables, cut, budget, prices) + prices[1] * tables.exact_bits[cut]
+                    for cut in kept
+                    if (few[cut] == few[left_out]).all() and tables.peak_bytes[cut] <= tables.peak_bytes[left_out]
+                ]
+                worse = by_brute_force(tables, left_out, budget, prices) + prices[1] * tables.exact_bits[left_out]
+                assert min(rivals) <= worse * (1 + 1e-12)
