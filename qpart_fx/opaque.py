@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
 
-from .structure import Part
+from .structure import Part, take_apart
 
 
 class Opaque(nn.Module):
@@ -28,7 +29,12 @@ class Opaque(nn.Module):
 
     def forward(self, *tensors: Any) -> Any:
         args, kwargs = self.arguments.build(tensors)
-        return getattr(self.owner, self.method)(*args, **kwargs)
+        result = getattr(self.owner, self.method)(*args, **kwargs)
+        held: list[Any] = []
+        take_apart((args, kwargs), held)
+        if len(held) > sum(isinstance(each, Tensor) for each in tensors):  # a cache, for example
+            raise TraceError(f"{self.extra_repr()} keeps tensors in its arguments, where the graph does not see them")
+        return result
 
     def extra_repr(self) -> str:
         return f"{type(self.owner).__name__}.{self.method}"

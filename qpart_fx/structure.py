@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType, MappingProxyType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType
 from typing import Any
 
 import torch
@@ -38,12 +39,12 @@ class Leaf(Part):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant(Part):
-    """A value that holds no tensor."""
+    """A value that holds no tensor; each build has its own, which whoever gets it may write to."""
 
     value: Any
 
     def build(self, tensors: Sequence[Any]) -> Any:
-        return self.value
+        return _own(self.value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Constant) or type(self.value) is not type(other.value):
@@ -98,6 +99,9 @@ class ReadOnly(Part):
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
 """Values that a graph can hold as they are."""
 
+_SHARED = (*PLAIN, type, nn.Module, FunctionType, BuiltinFunctionType)
+"""Values that are not copied: they do not change, or are the model's."""
+
 NUMBERS = (bool, int, float, torch.SymBool, torch.SymInt, torch.SymFloat)
 """Numbers, and what stands for them while torch exports."""
 
@@ -117,7 +121,7 @@ def take_apart(
     within = (*_within, value)
     if not spec.is_leaf():
         return Tree(spec, tuple(take_apart(leaf, tensors, leaves_are, within) for leaf in leaves))
-    if isinstance(value, (*PLAIN, type, nn.Module, FunctionType)) or any(value is outer for outer in _within):
+    if isinstance(value, _SHARED) or any(value is outer for outer in _within):
         return Constant(value)
     if isinstance(value, MappingProxyType):
         return ReadOnly(take_apart(dict(value), tensors, leaves_are, within))
@@ -135,11 +139,21 @@ def take_apart(
     if not held and not attributes:
         if any(isinstance(inner, Tensor) for inner in gc.get_referents(value)):
             raise TypeError(f"the tensors within a {type(value).__name__} cannot be reached: use a dictionary")
-        return Constant(value)
+        return Constant(_own(value))
     empty = _twin(value, ())
     for name in attributes:
         object.__setattr__(empty, name, None)
     return Object(empty, type(value), items, attributes)
+
+
+def _own(value: Any) -> Any:
+    """A copy of a value that may change; the value itself where it has none."""
+    if isinstance(value, _SHARED):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
