@@ -88,6 +88,7 @@ def compile(
     return result
 
 
+@torch.inference_mode(False)
 def profile(
     model: nn.Module,
     calibration: Iterable[Any] | None,
@@ -113,6 +114,7 @@ def profile(
         CaptureError, ModelError, CalibrationError, RequestError: as :func:`compile`.
     """
     drops = _checked_levels(levels)
+    _require_seed(seed)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model)
@@ -146,11 +148,13 @@ def profile(
             margins.append(scorer.margins(replay.output))
             scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
 
+    unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
+    ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     weights = {node.name: tuple(info(node).weights) for node in layers}
     sensitivity = measure_sensitivity(
         graph, fit, scorer, layers=weights, ranges=ranges, seed=seed, progress=lambda items: bar(items, "sensitivity")
     )
-    closed = find_closed_cuts(graph, together=_never_best(graph, sensitivity.values))
+    closed = find_closed_cuts(graph, together=[*unbounded, *_never_best(graph, sensitivity.values)])
     crossing = {name for cut in (*closed.cuts, *(cut for _, cut in chain)) for name in cut.crossing}
     values = sorted(crossing & ranges.keys())
     predicted = [name for name in values if name in sensitivity.values]
@@ -159,7 +163,7 @@ def profile(
     samples = max(_LAYER_SAMPLES, int(_MOST_RUNS * sum(batch.size for batch in fit) / (len(layers) * len(MEASURED))))
     of_layers, _ = measure(_first(fit, samples), layers=weights, crossings=[])
     of_input, of_others = (
-        measure(_first(fit, _VALUE_SAMPLES), layers={}, crossings=crossings)[1]
+        measure(_first(fit, samples), layers={}, crossings=crossings)[1]
         for crossings in (
             [{name: ranges[name] for name in chain[0][1].crossing if name in ranges}],
             [{name: ranges[name]} for name in others],
@@ -344,6 +348,11 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
     if not drops or not all(0 < drop < 1 for drop in drops):
         raise RequestError(f"levels = {levels!r}: give accuracy drops between 0 and 1, as fractions")
     return drops
+
+
+def _require_seed(seed: Any) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise RequestError(f"seed = {seed!r}: must be a whole number from 0, below 2**63")
 
 
 def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:

@@ -98,9 +98,18 @@ def noise_by_width(measured: Floats) -> Floats:
     widths = np.array(WIDTHS, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny
     table = np.zeros((len(measured), len(WIDTHS)))
-    for row, values in zip(table, measured, strict=True):
+    for row, values in zip(table, _continued(measured), strict=True):
         row[:] = np.exp(np.interp(widths, MEASURED, np.log(np.maximum(values, tiny))))
     beyond = widths > MEASURED[-1]
-    table[:, beyond] = noise_at_zero_bits(measured)[:, None] * 4.0 ** -widths[beyond]
+    table[:, beyond] = noise_at_zero_bits(_continued(measured))[:, None] * 4.0 ** -widths[beyond]
     table[table <= 2 * tiny] = 0.0  # nothing was there to interpolate
     return np.asarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])
+
+
+def _continued(measured: Floats) -> Floats:
+    """Noise that was too rare to be seen at a width follows from that at the width before, by eqs. 18 and 19."""
+    table = measured.copy()
+    for column in range(1, len(MEASURED)):
+        fall = 4.0 ** (MEASURED[column - 1] - MEASURED[column])
+        table[:, column] = np.where(table[:, column] > 0, table[:, column], table[:, column - 1] * fall)
+    return table

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from .calibration import Batch
 from .errors import CalibrationError
-from .inputs import describe_inputs, positional
+from .inputs import copied, describe_inputs, positional
 from .interpreter import PlainInterpreter
 from .meta import constants_behind, where
 
@@ -75,7 +75,7 @@ class Replay:
     ) -> Any:
         self._interpreter.env = values
         done = sum(node.op == "placeholder" for node in values)
-        self._interpreter.args_iter = iter(self._inputs[done:])
+        self._interpreter.args_iter = iter(copied(self._inputs[done:]))  # the model may write to them
         with torch.no_grad():
             for node in nodes:
                 try:

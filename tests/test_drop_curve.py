@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qpart_fx import CalibrationError
-from qpart_fx.drop_curve import DropCurve, curve_of_margins, curve_of_points
+from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_margins, curve_of_points, curve_of_rivals
 
 Floats = NDArray[np.float64]
 margins = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30).map(lambda values: np.array(values, dtype=np.float64))
@@ -120,3 +120,130 @@ def test_points_that_say_nothing_are_left_out() -> None:
 def test_a_metric_on_another_scale_is_refused_with_the_remedy(drop: float) -> None:
     with pytest.raises(CalibrationError, match="scale it so that it is 1 for a perfect"):
         curve_of_points(np.array([1.0, 2.0]), np.array([drop, drop]))
+
+
+def rivals(seed: int, samples: int = 60, count: int = 4) -> Floats:
+    """Margins over rivals, the nearest first."""
+    return np.sort(np.random.default_rng(seed).exponential(1.0, (samples, count)), axis=1)
+
+
+LINE = np.array([1e-3, 1e-1, 10.0])
+"""Noise of some plans."""
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_one_rival_in_white_noise_is_the_curve_of_margins(classes: int) -> None:
+    best = np.random.default_rng(1).exponential(1.0, 100)
+    found = curve_of_rivals(best[:, None], np.array([2 / classes]), LINE, LINE)
+    expected = curve_of_margins(best, classes)
+    np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-9)
+    np.testing.assert_allclose(found.drop, expected.drop, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5, 5.0])
+def test_flips_to_any_of_independent_rivals_are_those_of_a_simulation(noise: float) -> None:
+    margins, spread = rivals(2), np.array([0.5, 0.3, 1.0, 0.1])
+    change = np.random.default_rng(0).normal(0.0, np.sqrt(noise * spread), (4000, *margins.shape))
+    flips = float((change > margins).any(axis=2).mean())
+    assert curve_of_rivals(margins, spread, LINE, LINE).drop_at(noise) == pytest.approx(flips, abs=0.01)
+
+
+def test_noise_is_read_as_it_is_predicted() -> None:
+    """Four times what was predicted at the first level, as predicted at the last, geometric in between."""
+    margins, spread = rivals(3), np.full(4, 0.5)
+    plain = curve_of_rivals(margins, spread, LINE, LINE)
+    measured = np.array([4.0, 16.0])
+    found = curve_of_rivals(margins, spread, np.array([1.0, 16.0]), measured)
+    # the curve is made of straight pieces between 256 points
+    for actual, predicted in ((4.0, 1.0), (16.0, 16.0), (8.0, 4.0), (0.04, 0.01), (160.0, 160.0)):
+        assert found.drop_at(predicted) == pytest.approx(plain.drop_at(actual), rel=2e-2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 10))
+def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    predicted = np.cumsum(10.0 ** random.uniform(-6, 3, plans))
+    measured = np.maximum.accumulate(10.0 ** random.uniform(-6, 3, plans))
+    curve = curve_of_rivals(rivals(seed, 20, count), 10.0 ** random.uniform(-3, 1, count), predicted, measured)
+    assert np.isfinite(curve.noise).all()
+    assert (curve.noise > 0).all()
+    assert (np.diff(curve.noise) >= 0).all()
+    assert (np.diff(curve.drop) >= 0).all()
+    assert curve.drop[0] >= 0
+    assert curve.drop[-1] <= 1
+    noises = 10.0 ** np.sort(random.uniform(-12, 8, 30))
+    drops = [curve.drop_at(float(noise)) for noise in noises]
+    assert drops == sorted(drops)
+
+
+def test_margins_that_are_all_equal_flip_together() -> None:
+    curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), LINE, LINE)
+    assert curve.drop_at(8.0) == pytest.approx(0.158655, abs=1e-3)  # a deviation of 2
+    assert curve.drop_at(1e-3) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_rivals_on_the_fence_are_no_trouble() -> None:
+    curve = curve_of_rivals(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]), np.ones(2), LINE, LINE)
+    assert np.isfinite(curve.noise).all()
+    assert curve.drop[0] == pytest.approx(1 / 3)
+
+
+def test_a_curve_of_levels_goes_through_them_and_is_a_root_below() -> None:
+    noise, drop = np.array([1.0, 4.0, 50.0]), np.array([0.01, 0.03, 0.6])
+    curve = curve_of_levels(noise, drop)
+    assert curve is not None
+    assert [curve.drop_at(each) for each in noise] == pytest.approx(drop)
+    assert [curve.noise_at(each) for each in drop] == pytest.approx(noise)
+    assert curve.drop_at(1 / 4) == pytest.approx(0.005, rel=2e-2)
+    assert curve.drop_at(1e-4) == pytest.approx(1e-4, rel=2e-2)
+    assert curve.drop_at(1e9) == 0.6
+
+
+def test_a_curve_of_one_level() -> None:
+    curve = curve_of_levels(np.array([2.0]), np.array([0.1]))
+    assert curve is not None
+    assert curve.noise_at(0.05) == pytest.approx(0.5, rel=2e-2)
+    assert [curve.drop_at(2.0), curve.drop_at(200.0)] == pytest.approx([0.1, 0.1])
+
+
+def test_levels_that_lose_less_than_those_before_cost_what_those_did() -> None:
+    curve = curve_of_levels(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.05, 0.02, -0.3, 0.2]))
+    assert curve is not None
+    assert [curve.drop_at(each) for each in (1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.05, 0.05, 0.05, 0.2])
+
+
+def test_levels_at_which_nothing_is_lost_are_left_out() -> None:
+    found = curve_of_levels(np.array([0.0, 0.1, 1.0, 4.0]), np.array([0.0, 0.0005, 0.3, 0.4]))
+    expected = curve_of_levels(np.array([1.0, 4.0]), np.array([0.3, 0.4]))
+    assert found is not None
+    assert expected is not None
+    assert np.array_equal(found.noise, expected.noise)
+    assert np.array_equal(found.drop, expected.drop)
+
+
+@pytest.mark.parametrize(
+    ("noise", "drop"),
+    [
+        ([], []),
+        ([1.0, 2.0], [0.0, 0.0]),
+        ([1.0, 2.0], [-0.1, 0.0005]),
+        ([1.0, 2.0], [0.5, 0.7]),
+        ([1.0, 2.0], [0.0, 0.9]),
+        ([0.0], [0.1]),
+        ([1.0], [math.nan]),
+    ],
+)
+def test_levels_that_do_not_show_where_a_metric_breaks(noise: list[float], drop: list[float]) -> None:
+    assert curve_of_levels(np.array(noise), np.array(drop)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 6))
+def test_a_curve_of_levels_is_monotone_whatever_was_lost(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    curve = curve_of_levels(np.cumsum(10.0 ** random.uniform(-6, 3, count)), random.uniform(-0.2, 1.0, count))
+    if curve is not None:
+        assert (np.diff(curve.noise) > 0).all()
+        assert (np.diff(curve.drop) >= 0).all()
+        assert curve.drop[0] > 0

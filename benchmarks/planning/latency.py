@@ -1,0 +1,161 @@
+"""How long an online decision takes: from stored patterns, and when a limit makes it solve."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter_ns, thread_time_ns
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import qpart_fx as qpart
+from qpart_fx.exact_planner import ExactPlanner
+from qpart_fx.noise import WIDTHS
+from qpart_fx.solver.patterns import PatternMaker
+
+from .report import print_table
+from .subjects import LADDER, profiled, request
+
+_REQUESTS, _LIMITED = 2000, 100
+
+
+def latency(directory: Path, networks: tuple[str, ...] = ("resnet20", "mobilenet_v1")) -> dict[str, Any]:
+    """Microseconds a decision, where they go, and decisions a second."""
+    times, result = [], {}
+    for name in networks:
+        found = measure(profiled(directory, name).profile)
+        result[name] = found
+        times += [
+            [name, what, str(each["decisions"]), *(f"{each[key]:,.0f}" for key in _TIMES)]
+            for what, each in found["times"].items()
+        ]
+    print_table("Microseconds a decision", ("network", "request", "decisions", *_TIMES), times)
+    print_table(
+        "Decisions from stored patterns",
+        ("network", "patterns", "plan_many a second", "one pass over the table"),
+        [
+            [name, str(each["patterns"]), f"{each['plan_many_per_s']:,.0f}", f"{each['floor_us']:.1f} µs"]
+            for name, each in result.items()
+        ],
+    )
+    for name, each in result.items():
+        lines = [[line, f"{share:.0%}"] for line, share in each["hot"].items()]
+        print_table(f"{name}: where the time of plan goes, callees left out", ("function", "share"), lines)
+    return result
+
+
+_TIMES = ("median", "p99", "median of the clock", "p99 of the clock")
+
+
+def measure(profile: qpart.Profile) -> dict[str, Any]:
+    """The figures of one profile."""
+    random = np.random.default_rng(0)
+    requests = [_random_request(random) for _ in range(_REQUESTS)]
+    for level in LADDER:  # the patterns of every level are made
+        profile.plan(request(level, 1e9, 1e6, 1))
+    stored = _times([_timed(profile.plan, each)[:2] for each in requests])
+    start = thread_time_ns()
+    profile.plan_many(requests)
+    per_s = len(requests) / (thread_time_ns() - start) * 1e9
+    maker = PatternMaker(ExactPlanner(profile).network, WIDTHS)
+    table = maker.patterns(profile.noise_curve.noise_at(0.01))
+    return {
+        "times": {"stored": stored, **_with_limits(profile, requests, random)},
+        "plan_many_per_s": per_s,
+        "patterns": len(table.cut),
+        "floor_us": _floor(table.cut.size),
+        "hot": _hot(profile, requests[:500]),
+    }
+
+
+def _with_limits(
+    profile: qpart.Profile, requests: Sequence[qpart.Request], random: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Times under a limit that the free plan breaks: answered from the table or solved, or refused after either."""
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    solve, calls = ExactPlanner._within_limits, []
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return solve(*args)
+
+    with mock.patch.object(ExactPlanner, "_within_limits", counted):
+        for asked in requests:
+            if sum(map(len, kinds.values())) >= _LIMITED:
+                break
+            if (limited := _limited(profile, asked, random)) is None:
+                continue
+            calls.clear()
+            cpu, wall, refused = _timed(profile.plan, limited)
+            kind = f"limit, {'solved' if calls else 'from the table'}{', refused' * refused}"
+            kinds.setdefault(kind, []).append((cpu, wall))
+    return {kind: _times(found) for kind, found in sorted(kinds.items())}
+
+
+def _limited(profile: qpart.Profile, asked: qpart.Request, random: np.random.Generator) -> qpart.Request | None:
+    """``asked`` with a limit that its plan without one breaks by 1 to 20 %; None where all is on the server."""
+    free = profile.plan(asked)
+    if not free.weight_bits:
+        return None
+    tighter = float(random.uniform(0.8, 0.99))
+    speed = asked.device.clock_hz / asked.device.cycles_per_mac
+    numbers = asked.max_accuracy_drop, speed, asked.link.uplink_bps, asked.inferences_per_download
+    kind = int(random.integers(3))
+    if kind == 0:
+        weights = sum(layer.weight_bytes for layer in free.layers)
+        memory = max(1, int(free.device_memory_bytes - (1 - tighter) * weights))
+        return request(*numbers, device={"memory_bytes": memory})
+    if kind == 1:
+        return request(*numbers, deadline_s=tighter * free.time_s)
+    return request(*numbers, energy_budget_j=tighter * free.energy_j)
+
+
+def _random_request(random: np.random.Generator) -> qpart.Request:
+    speed, rate, uses = (10 ** random.uniform(low, high) for low, high in ((7.7, 10.7), (5.7, 9), (0, 4)))
+    return request(float(random.choice(LADDER)), speed, rate, int(uses))
+
+
+def _timed(function: Callable[[qpart.Request], Any], asked: qpart.Request) -> tuple[int, int, bool]:
+    """Nanoseconds of this thread and of the clock, and whether the request was refused."""
+    refused = False
+    wall, cpu = perf_counter_ns(), thread_time_ns()
+    try:
+        function(asked)
+    except qpart.InfeasibleError:
+        refused = True
+    return thread_time_ns() - cpu, perf_counter_ns() - wall, refused
+
+
+def _times(found: Sequence[tuple[int, int]]) -> dict[str, float]:
+    cpu, wall = np.array(found).T / 1e3
+    values = [*np.quantile(cpu, (0.5, 0.99)), *np.quantile(wall, (0.5, 0.99))]
+    return {"decisions": len(found), **{key: float(value) for key, value in zip(_TIMES, values, strict=True)}}
+
+
+def _floor(patterns: int) -> float:
+    """Microseconds of what cannot be left out: every pattern priced, and the least found."""
+    table, prices = np.random.default_rng(0).random((patterns, 4)), np.ones(4)
+    runs = []
+    for _ in range(2000):
+        start = thread_time_ns()
+        int((table @ prices).argmin())
+        runs.append(thread_time_ns() - start)
+    return float(np.median(runs)) / 1e3
+
+
+def _hot(profile: qpart.Profile, requests: Sequence[qpart.Request], count: int = 10) -> dict[str, float]:
+    """The functions that most of the time is spent in, and their shares."""
+    watch = cProfile.Profile()
+    for asked in requests:  # plans are not kept: collecting garbage would hide the rest
+        watch.runcall(profile.plan, asked)
+    stats: Any = pstats.Stats(watch)
+    lines = sorted(((each[2], place) for place, each in stats.stats.items()), reverse=True)
+    found: dict[str, float] = {}
+    for seconds, (file, line, function) in lines[:count]:
+        place = f"{Path(file).name}:{line} {function}" if line else function.partition(" at 0x")[0]
+        found[place] = seconds / stats.total_tt
+    return found
