@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.fx.proxy import TraceError
 
 from .structure import Part, take_apart
@@ -29,15 +29,20 @@ class Opaque(nn.Module):
 
     def forward(self, *tensors: Any) -> Any:
         args, kwargs = self.arguments.build(tensors)
+        before = _tensors((args, kwargs))
         result = getattr(self.owner, self.method)(*args, **kwargs)
-        held: list[Any] = []
-        take_apart((args, kwargs), held)
-        if len(held) > sum(isinstance(each, Tensor) for each in tensors):  # a cache, for example
+        if _tensors((args, kwargs)) > before:  # it filled a cache, for example
             raise TraceError(f"{self.extra_repr()} keeps tensors in its arguments, where the graph does not see them")
         return result
 
     def extra_repr(self) -> str:
         return f"{type(self.owner).__name__}.{self.method}"
+
+
+def _tensors(value: Any) -> int:
+    found: list[Any] = []
+    take_apart(value, found)
+    return len(found)
 
 
 def _twin(module: nn.Module) -> nn.Module:

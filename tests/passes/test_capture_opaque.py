@@ -237,3 +237,29 @@ def test_a_graph_that_knows_one_batch_size_only_is_the_last_way() -> None:
     assert torch.equal(graph(-x), model(-x))
     with pytest.raises(AssertionError, match="decided by a size here"):
         graph(torch.randn(3, 4))
+
+
+def test_an_opaque_part_may_replace_what_is_in_its_arguments_but_not_fill_them() -> None:
+    class Fills(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept: dict[str, Tensor] = {}
+            return self.outer(self.fc(x), kept)
+
+        def outer(self, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
+            self.inner(x, kept)
+            return x + kept["added"]
+
+        def inner(self, x: Tensor, kept: dict[str, Tensor]) -> None:
+            kept["added"] = x.abs() if x.sum() > 0 else -x
+
+    model = Fills().eval()
+    graph = capture(model, (torch.randn(2, 4),))
+    opaque = [graph.get_submodule(str(node.target)) for node in graph.graph.nodes if info(node).opaque]
+    assert [part.extra_repr() for part in opaque] == ["Fills.outer"]  # the smallest that keeps what it makes
+    x = torch.randn(2, 4)
+    assert torch.equal(graph(x), model(x))
+    assert torch.equal(graph(-x), model(-x))
