@@ -246,10 +246,10 @@ def test_an_opaque_part_may_replace_what_is_in_its_arguments_but_not_fill_them()
             self.fc = nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            kept: dict[str, Tensor] = {}
-            return self.outer(self.fc(x), kept)
+            return self.outer(self.fc(x))
 
-        def outer(self, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        def outer(self, x: Tensor) -> Tensor:
+            kept: dict[str, Tensor] = {}
             self.inner(x, kept)
             return x + kept["added"]
 
