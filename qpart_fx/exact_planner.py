@@ -224,6 +224,9 @@ class ExactPlanner:
             if request.energy_budget_j is not None:
                 rows.append((*_slopes(bit.energy_j), request.energy_budget_j - float(fixed.energy_j[0])))
             prices = _slopes(bit.objective(request))
+            weights, crossing = maker.least_bits(cut, budget)
+            if any(a * weights + b * crossing > c + 1e-9 * abs(c) for a, b, c in rows):
+                continue
             found = allocate_pairs(*maker.items(cut), budget, prices=prices, limits=rows)
             if not isinstance(found, PairAllocation):
                 continue

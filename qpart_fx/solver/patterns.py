@@ -153,6 +153,19 @@ class PatternMaker:
     def _columns(self) -> Integers:
         return np.array(self.widths, dtype=np.int64) - WIDTHS[0]
 
+    def least_bits(self, cut: int, budget: float) -> tuple[float, float]:
+        """No pattern of a cut within ``budget`` has fewer bits of weights, nor fewer that cross, than these."""
+        front = self._front(self.network.values[cut])
+        affordable = front.bits[front.noise <= budget]
+        weights = float(self._relaxation(cut).least_cost(budget))
+        return weights, float(affordable.min(initial=np.inf))
+
+    def _relaxation(self, cut: int) -> Relaxation:
+        key = self.network.layers[cut].tobytes()
+        if key not in self._relaxations:
+            self._relaxations[key] = Relaxation.of(*self.items(cut)[:2])
+        return self._relaxations[key]
+
     def _widths(self, cut: int, allocation: Allocation) -> NDArray[np.uint8]:
         row = np.zeros(len(self.network.sizes), dtype=np.uint8)
         row[self.network.layers[cut]] = np.array(self.widths, dtype=np.uint8)[allocation.options]
@@ -160,22 +173,20 @@ class PatternMaker:
 
     def _of_cut(self, cut: int, budget: float) -> list[tuple[float, float, tuple[int, ...], Allocation]]:
         """Bits and noise of what crosses, its options, and the weights' allocation, of every pattern of a cut."""
-        weights, noise, _, _ = self.items(cut)
+        _, noise, _, _ = self.items(cut)
         front = self._front(self.network.values[cut])
         left = budget - front.noise
         if not float(noise.min(axis=1, initial=np.inf).sum()) <= left[-1]:
             return [self._least_noise(cut)]
-        key = self.network.layers[cut].tobytes()
-        if key not in self._relaxations:
-            self._relaxations[key] = Relaxation.of(weights, noise)
+        key, relaxation = self.network.layers[cut].tobytes(), self._relaxation(cut)
         crossing = front.bits
-        relaxed = self._relaxations[key].least_cost(left)
+        relaxed = relaxation.least_cost(left)
         solved: dict[int, Allocation] = {}
 
         def solve(place: int) -> None:
             known = (key, float(left[place]))
             if known not in self._allocations:
-                self._allocations[known] = self._relaxations[key].allocate(float(left[place]))
+                self._allocations[known] = relaxation.allocate(float(left[place]))
             if (found := self._allocations[known]) is not None:
                 solved[place] = found
 
