@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-_STEP = 0.7
+_STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
@@ -129,7 +129,8 @@ class ExactPlanner:
 
     def stricter_drop(self, drop: float) -> float | None:
         """What to plan for when plans for ``drop`` lose too much; None when that is next to nothing already."""
-        return _STEP * drop if _STEP * drop >= self.profile.levels[0] / 10 else None
+        strictest = self.profile.levels[0] / 10
+        return max(_STEP * drop, strictest) if drop > strictest else None
 
     def best(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
         """The best plan that meets ``request`` and is predicted to lose ``drop`` at most; the nearest if there is none.

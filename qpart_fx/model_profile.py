@@ -36,7 +36,7 @@ written, the reference that other methods are compared with."""
 
 _CONFIDENCE = 0.95
 
-_ATTEMPTS = 8
+_ATTEMPTS = 10
 """Plans that are tried at most for one request."""
 
 _LIKELY = 0.8
