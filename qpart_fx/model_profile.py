@@ -39,6 +39,9 @@ _CONFIDENCE = 0.95
 _ATTEMPTS = 10
 """Plans that are tried at most for one request."""
 
+_ROOM = 2
+"""Losses that a plan may have and still be proven, where a proof is asked for: without any, only luck proves it."""
+
 _LIKELY = 0.8
 """The confidence that is asked of a plan where the samples are too few for more."""
 
@@ -306,13 +309,13 @@ def _place_of(names: str | Sequence[str], cuts: Sequence[Cut]) -> int:
 
 
 def _holds(found: Evidence, budget: float, confidence: float) -> bool:
-    """Whether the samples show that the budget is kept: with ``confidence`` if so many can show it at all, else with
-    what they can."""
+    """Whether the samples show that the budget is kept: with ``confidence`` if as many can show it with room for a few
+    losses, else with what they can."""
     if found.drop > budget:
         return False
     if found.lost is None or found.gained is None:
         return True
-    for asked in (confidence, _LIKELY):
-        if drop_upper_bound(0, 0, found.samples, asked) <= budget:
-            return drop_upper_bound(found.lost, found.gained, found.samples, asked) <= budget
+    proof = drop_upper_bound(_ROOM, 0, found.samples, 1 - (1 - _CONFIDENCE) / 8) <= budget
+    if proof or drop_upper_bound(0, 0, found.samples, _LIKELY) <= budget:
+        return drop_upper_bound(found.lost, found.gained, found.samples, confidence if proof else _LIKELY) <= budget
     return True
