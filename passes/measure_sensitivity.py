@@ -80,6 +80,8 @@ def measure_sensitivity(
                 total += gradient.double().square()
             probe.samples += chunk.size if probe.enabled else 0
             samples += chunk.size
+    except torch.OutOfMemoryError:  # a RuntimeError, but none of the model's
+        raise
     except (RuntimeError, NotImplementedError):  # it runs forward only: writes to what the way back needs, for example
         return Sensitivity(np.zeros((len(layers), len(WIDTHS))), {})
     finally:

@@ -287,7 +287,8 @@ def _may_cross(node: Node) -> bool:
 def _never_best(graph: GraphModule, noise: Mapping[str, Floats]) -> list[str]:
     """Values at which a cut is never better than behind the one node that uses them, whatever the request.
 
-    That node has no weights and no MACs, and what it makes is no larger and, at every width, disturbs no more.
+    That node has no weights and no MACs, and what it makes is no larger and, as predicted, disturbs no more at any
+    width. A plan's bound is one over the other cuts.
     """
     found = []
     for node in graph.graph.nodes:

@@ -161,10 +161,9 @@ class ExactPlanner:
         if not table.proven:
             bounds = table.price(request, patterns.least_weight_bits).objective(request)
         limits = limits_overstepped(request, prices, patterns.weight_bits / 8 + table.peak_bytes)
-        eligible = np.ones(len(objective), dtype=np.bool_) if cut is None else patterns.cut == cut
-        kept = eligible & table.within
+        kept = table.within
         met = kept if not limits else kept & np.all([values <= 1 for values in limits.values()], axis=0)
-        by_cut = self._by_cut(table, prices, objective, met, eligible)
+        by_cut = self._by_cut(table, prices, objective, met)
         provable = bool(kept.any()) and (self.profile.complete or cut is not None)
         bound = float(bounds[kept].min()) if provable else None
         if met.any():
@@ -173,7 +172,7 @@ class ExactPlanner:
         else:
             overstep = {"max_accuracy_drop": patterns.noise / table.budget * (1 - 1e-9), **limits}
             columns = {name: values[:, None] for name, values in overstep.items()}
-            nearest = choose_among(objective[:, None], columns, eligible[:, None])
+            nearest = choose_among(objective[:, None], columns, np.ones((len(objective), 1), dtype=np.bool_))
             row, reached = nearest.cut, np.inf
             choice = Choice(int(patterns.cut[row]), 0, nearest.limit, nearest.overstep)
         best = _Pattern(
@@ -288,11 +287,9 @@ class ExactPlanner:
         prices: Prices[Floats],
         objective: Floats,
         met: NDArray[np.bool_],
-        eligible: NDArray[np.bool_],
     ) -> tuple[CutPrice, ...]:
         """The best pattern for each number of layers on the device."""
-        rows = np.flatnonzero(eligible)
-        order = rows[np.lexsort((objective[rows], ~met[rows], table.layers[rows]))]
+        order = np.lexsort((objective, ~met, table.layers))
         counts = table.layers[order]
         first = order[np.flatnonzero(np.diff(counts, prepend=-1))]
         columns = zip(

@@ -238,10 +238,21 @@ class Profile:
     def _best(self, request: Request, cut: str | Sequence[str] | None, method: str, drop: float | None = None) -> Plan:
         planner = self._planner(method)
         place = None if cut is None else _place_of(cut, self._cuts(method))
+        if cut == "output":
+            self._require_device_runs_all()
         plan, choice = planner.best(request, place, planner.first_drop(request) if drop is None else drop)
         if choice.limit is not None:
             raise InfeasibleError(why_infeasible(choice, plan, request), limit=choice.limit, nearest=plan)
         return plan
+
+    def _require_device_runs_all(self) -> None:
+        from .meta import info
+
+        if opaque := next((node.name for node in self.graph.graph.nodes if info(node).opaque), None):
+            raise RequestError(
+                f"cut: the device cannot run all: '{opaque}' runs on the server only, since what it does depends on "
+                "the contents of tensors; name another cut, or none"
+            )
 
     def _cuts(self, method: str) -> Sequence[Cut]:
         return self.closed_cuts if method == "exact" else [place.cut for place in self.cuts]

@@ -263,3 +263,24 @@ def test_an_opaque_part_may_replace_what_is_in_its_arguments_but_not_fill_them()
     x = torch.randn(2, 4)
     assert torch.equal(graph(x), model(x))
     assert torch.equal(graph(-x), model(-x))
+
+
+def test_no_plan_puts_an_opaque_part_on_the_device() -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chosen(self.fc(x))
+
+        def chosen(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x * 3
+
+    torch.manual_seed(0)
+    profile = qpart.profile(Decides(), [torch.randn(32, 6)], progress=False)
+    for method in ("exact", "paper"):
+        with pytest.raises(qpart.RequestError, match=r"'opaque_.*' runs on the server only.*name another cut"):
+            profile.plan(qpart.Request.paper(0.05), cut="output", method=method)
+        plan = profile.plan(qpart.Request.paper(0.05), method=method)
+        assert not any("opaque" in name for name in plan.device_nodes)
