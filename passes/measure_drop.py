@@ -77,7 +77,7 @@ def measure_drop(
                 for option, weights in zip(plan.options, layers.values(), strict=True):
                     stack.enter_context(rounded_weights(graph_module, weights, WIDTHS[int(option)]))
                 output = graph_module(*positional(graph_module, batch.args, batch.kwargs))
-            measured[place] += scorer.noise(clean, output)
+            measured[place] += scorer.noise(clean, output).sum()
             drop[place] += scorer.drop(clean, output, batch) * batch.size
             if classes:
                 change = (scorer.scores(output).double() - scores).gather(1, best.indices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,60 @@ def alternate(batches: Iterable[Batch]) -> tuple[list[Batch], list[Batch]]:
                 parts[part].append(picked)
         seen += batch.size
     return (parts[0], parts[1] or parts[0])
+
+
+def spread(batches: Sequence[Batch], samples: int, size: int) -> list[Batch]:
+    """At most ``samples`` samples, at even distances over all ``batches``, since data may be sorted; in batches of at
+    most ``size``."""
+    step = -(-sum(batch.size for batch in batches) // samples)
+    groups: dict[tuple[Any, ...], list[list[Any]]] = {}
+    seen = 0
+    for batch in batches:
+        picked = batch.select(slice(-seen % step, None, step))
+        seen += batch.size
+        if picked.size:
+            groups.setdefault(_signature(batch), []).append([batch, picked])
+    joined = [_join(parts) for parts in groups.values()]
+    return [chunk for batch in joined for chunk in batch.chunks(size)]
+
+
+def _signature(batch: Batch) -> tuple[Any, ...]:
+    """Equal for batches that can be joined: what does not have the batch's size has to be the same thing."""
+    found: list[Any] = []
+
+    def look(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch.size
+        found.append((value.shape[1:], value.dtype, value.device) if batched else id(value))
+        return value
+
+    structure = str(map_aggregate((batch.args, dict(batch.kwargs)), lambda value: type(value).__name__))
+    map_aggregate((batch.args, dict(batch.kwargs)), look)
+    return structure, *found
+
+
+def _join(parts: Sequence[Sequence[Batch]]) -> Batch:
+    """Some samples of each of several batches in one; ``parts``: a batch, and those picked from it."""
+    places = iter(zip(*(_leaves(picked) for _, picked in parts), strict=True))
+    whole, first = parts[0]
+    originals = iter(_leaves(whole))
+
+    def join(_: Any) -> Any:
+        values = next(places)
+        return values[0] if values[0] is next(originals) else torch.cat(values)
+
+    args, kwargs = map_aggregate(first.args, join), map_aggregate(dict(first.kwargs), join)
+    targets = (
+        None
+        if first.targets is None
+        else torch.cat([picked.targets for _, picked in parts if picked.targets is not None])
+    )
+    return Batch(tuple(args), dict(kwargs), targets, sum(picked.size for _, picked in parts))
+
+
+def _leaves(batch: Batch) -> list[Any]:
+    found: list[Any] = []
+    map_aggregate((batch.args, dict(batch.kwargs)), found.append)
+    return found
 
 
 def _read(item: Any, number: int) -> Batch:

@@ -7,50 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from .calibration import HOW, Batch, alternate, read_batches
-from .crossing import quantized_elements
-from .cut import Cut
-from .drop_curve import curve_of_margins, curve_of_points
+from .calibration import Batch, alternate, read_batches
 from .errors import CalibrationError, CaptureError, ModelError, RequestError
-from .inputs import describe_inputs, device_of
+from .inputs import device_of
 from .meta import info
-from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
-from .noise import LOW, MEASURED, WIDTHS, Floats, corrected, noise_by_width
+from .model_profile import Profile
 from .pass_manager import Pipeline, debug_level
 from .passes.capture import capture, capture_report
-from .passes.count_macs import CountMacs, uncounted
+from .passes.count_macs import CountMacs
 from .passes.count_parameters import CountParameters
-from .passes.find_closed_cuts import find_closed_cuts
-from .passes.find_cuts import chain_cuts, find_cuts, resolve_cut
-from .passes.measure_drop import measure_drop
-from .passes.measure_noise import measure_noise
-from .passes.measure_ranges import Range, widen_ranges
-from .passes.measure_sensitivity import measure_sensitivity
+from .passes.find_cuts import find_cuts, resolve_cut
 from .passes.propagate_shapes import PropagateShapes
 from .passes.split_at_cut import split_at_cut
-from .passes.verify_accuracy import CHUNK
-from .replay import Replay
+from .profiling import profile_graph
 from .request import Request
-from .scores import ClassScores, Metric, Scorer, scorer_of
+from .scores import Metric, scorer_of
 from .split_model import SplitModel
 
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
 """The accuracy drops that Algorithm 1 stores patterns for."""
-
-REFERENCE_DROP = 0.1
-"""Delta_acc of eq. 22: the drop at which layers are compared. Large enough to be measured on a hundred samples."""
-
-_LAYER_SAMPLES, _VALUE_SAMPLES = 16, 8
-"""Samples that noise is measured on at least: its mean over samples settles quickly."""
-
-_MOST_RUNS = 8
-"""Times the calibration data, samples that measuring the layers' noise may run, if the least samples take no more; a
-run from a layer on is half of one on average."""
 
 
 def compile(
@@ -129,119 +108,17 @@ def profile(
         )
     args, kwargs = _example(example_inputs, fit, samples=1)
     analyse(graph, args, kwargs)
-    layers = [node for node in graph.graph.nodes if info(node).parameters]
-    if not layers:
+    if not any(info(node).parameters for node in graph.graph.nodes):
         raise ModelError(f"{type(model).__name__} has no weighted layer: there is nothing to quantize or to cut")
-    chain = chain_cuts(graph, layers)
-    scorer = scorer_of(metric)
-    fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
-    bar = partial(_bar, enabled=progress)
-
-    ranges: dict[str, Range] = {}
-    margins = []
-    may_cross = sorted({node.name for node in graph.graph.nodes if _may_cross(node)})
-    for batch in bar(fit, "ranges and margins"):
-        replay = Replay(graph, batch)
-        widen_ranges(ranges, replay, may_cross)
-        _require_sound_scores(scorer, replay, batch)
-        if isinstance(scorer, ClassScores):
-            margins.append(scorer.margins(replay.output))
-            scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
-
-    unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
-    ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
-    weights = {node.name: tuple(info(node).weights) for node in layers}
-    sensitivity = measure_sensitivity(
-        graph, fit, scorer, layers=weights, ranges=ranges, seed=seed, progress=lambda items: bar(items, "sensitivity")
-    )
-    closed = find_closed_cuts(graph, together=[*unbounded, *_never_best(graph, sensitivity.values)])
-    crossing = {name for cut in (*closed.cuts, *(cut for _, cut in chain)) for name in cut.crossing}
-    values = sorted(crossing & ranges.keys())
-    predicted = [name for name in values if name in sensitivity.values]
-    others = [name for name in values if name not in sensitivity.values]
-    measure = partial(measure_noise, graph, scorer=scorer, progress=lambda items: bar(items, "noise"))
-    samples = max(_LAYER_SAMPLES, int(_MOST_RUNS * sum(batch.size for batch in fit) / (len(layers) * len(MEASURED))))
-    of_layers, _ = measure(_first(fit, samples), layers=weights, crossings=[])
-    of_input, of_others = (
-        measure(_first(fit, samples), layers={}, crossings=crossings)[1]
-        for crossings in (
-            [{name: ranges[name] for name in chain[0][1].crossing if name in ranges}],
-            [{name: ranges[name]} for name in others],
-        )
-    )
-    _, of_predicted = measure(
-        _first(fit, _VALUE_SAMPLES), layers={}, crossings=[{name: ranges[name]} for name in predicted], widths=LOW
-    )
-    # A layer that no gradient reaches has what was measured; a value's prediction is right from 6 bits on.
-    layer_noise = np.where(
-        (sensitivity.layers > 0).all(axis=1, keepdims=True),
-        corrected(sensitivity.layers, of_layers.noise),
-        noise_by_width(of_layers.noise),
-    )
-    right = np.array([sensitivity.values[name] for name in predicted]).reshape(-1, len(WIDTHS))
-    low = np.concatenate([of_predicted.noise, right[:, [6 - WIDTHS[0]]]], axis=1)
-    value_noise = dict(zip(predicted, corrected(right, low, (*LOW, 6)), strict=True))
-    value_noise |= dict(zip(others, noise_by_width(of_others.noise), strict=True))
-    if isinstance(scorer, ClassScores):
-        distances = np.concatenate(margins)
-        classes = int(scorer.scores(replay.output).shape[1])
-        curve = curve_of_margins(distances, classes)
-        adversarial = float(np.mean(distances**2) / 2)  # sigma* of eq. 22
-    else:
-        curve = curve_of_points(of_layers.noise.ravel(), of_layers.drop.ravel())
-        adversarial = curve.noise_at(REFERENCE_DROP)
-    noise_curve = measure_drop(
+    return profile_graph(
         graph,
         fit,
-        scorer,
-        layers=weights,
-        noise=layer_noise,
-        white=curve,
-        progress=lambda items: bar(items, "accuracy over noise"),
-    )
-    # rho of eq. 22
-    layer_robustness = of_layers.at_drop(REFERENCE_DROP, curve) / adversarial
-    input_robustness = float(of_input.at_drop(REFERENCE_DROP, curve)[0]) / adversarial
-    return Profile(
+        check,
+        scorer_of(metric),
         model=type(model).__name__,
-        layers=tuple(
-            LayerProfile(
-                name=node.name,
-                operation=_operation(graph, node),
-                macs=info(node).macs or 0,
-                parameters=info(node).parameters,
-                activation_elements=info(node).elements,
-                noise=tuple(of_layers.noise[index].tolist()),
-                noise_by_width=tuple(layer_noise[index].tolist()),
-                robustness=float(layer_robustness[index]),
-            )
-            for index, node in enumerate(layers)
-        ),
-        cuts=tuple(
-            CutProfile(
-                cut=cut,
-                layers=p,
-                noise=tuple(_noise_of(cut, value_noise).tolist()),
-                robustness=float(layer_robustness[p - 1]) if p else input_robustness,
-            )
-            for p, cut in chain
-        ),
-        values=tuple(
-            ValueProfile(name, _node_elements(graph, name), tuple(value_noise[name].tolist())) for name in values
-        ),
-        closed_cuts=closed.cuts,
-        complete=closed.complete,
         levels=drops,
-        adversarial_noise=adversarial,
-        curve=curve,
-        noise_curve=noise_curve,
-        reference_drop=REFERENCE_DROP,
-        ranges=ranges,
-        uncounted=uncounted(graph),
-        samples=sum(batch.size for batch in fit),
-        graph=graph,
-        check=check,
-        scorer=scorer,
+        seed=seed,
+        progress=partial(_bar, enabled=progress),
     )
 
 
@@ -279,46 +156,6 @@ def analyse(graph: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     Pipeline([PropagateShapes(args, kwargs), CountParameters(), CountMacs()]).run(graph)
 
 
-def _may_cross(node: Node) -> bool:
-    """Whether the value is one that could be sent quantized."""
-    return node.op != "output" and not info(node).constant and quantized_elements(node) > 0
-
-
-def _never_best(graph: GraphModule, noise: Mapping[str, Floats]) -> list[str]:
-    """Values at which a cut is never better than behind the one node that uses them, whatever the request.
-
-    That node has no weights and no MACs, and what it makes is no larger and, as predicted, disturbs no more at any
-    width. A plan's bound is one over the other cuts.
-    """
-    found = []
-    for node in graph.graph.nodes:
-        if node.name not in noise or len(node.users) != 1:
-            continue
-        (user,) = node.users
-        record = info(user)
-        free = user.op != "output" and not record.weights and record.macs == 0 and not record.opaque
-        smaller = 0 < quantized_elements(user) <= quantized_elements(node)
-        if free and smaller and user.name in noise and (noise[user.name] <= noise[node.name]).all():
-            found.append(node.name)
-    return found
-
-
-def _noise_of(cut: Cut, values: Mapping[str, Floats]) -> Floats:
-    """The noise of all that crosses a cut, at the widths measured."""
-    columns = np.array(MEASURED) - WIDTHS[0]
-    return np.asarray(sum((values[name][columns] for name in cut.crossing if name in values), np.zeros(len(columns))))
-
-
-def _node_elements(graph: GraphModule, name: str) -> int:
-    return next(quantized_elements(node) for node in graph.graph.nodes if node.name == name)
-
-
-def _operation(graph: GraphModule, node: Node) -> str:
-    if node.op == "call_module":
-        return type(graph.get_submodule(str(node.target))).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
 def _example(example_inputs: Any, fit: Sequence[Batch], *, samples: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if example_inputs is not None:
         return _arguments(example_inputs)
@@ -330,15 +167,6 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
-
-
-def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    chosen: list[Batch] = []
-    for batch in batches:
-        if samples > 0:
-            chosen.append(batch.select(slice(0, samples)))
-            samples -= batch.size
-    return chosen
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
@@ -354,18 +182,6 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
 def _require_seed(seed: Any) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise RequestError(f"seed = {seed!r}: must be a whole number from 0, below 2**63")
-
-
-def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
-    scores = scorer.scores(replay.output)
-    if len(scores) != batch.size:
-        raise CalibrationError(
-            f"a batch of {batch.size} samples gave {len(scores)} outputs: samples must lie along the first dimension "
-            "of inputs and outputs"
-        )
-    if not bool(torch.isfinite(scores).all()):
-        given = describe_inputs(batch.args, batch.kwargs)
-        raise CalibrationError(f"the model's output is NaN or infinite on calibration inputs {given}: {HOW}")
 
 
 def _bar(items: Sequence[Batch], what: str, *, enabled: bool) -> Iterable[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,40 @@ Floats = NDArray[np.float64]
 
 _POINTS = 256
 
+_FEW = 3
+"""A share of fewer samples than these, and of less than ``_SMALL``, is no measure of how likely it is."""
+
+_SMALL = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class DropCurve:
-    """Accuracy drop over noise. ``noise``: mean squared L2 norm on the output, ``drop``: a fraction; both increase."""
+    """Accuracy drop over noise. ``noise``: mean squared L2 norm on the output, ``drop``: a fraction; both increase.
+
+    ``measured``: the noise that whole plans really make when their layers alone add up to ``noise``: less, where the
+    network saturates, or more, where one layer's error opens the way for another's. As ``noise`` if not given.
+    """
 
     noise: Floats
     drop: Floats
+    measured: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.measured):
+            object.__setattr__(self, "measured", self.noise)
 
     def drop_at(self, noise: float) -> float:
         """The drop that ``noise`` causes; 0 without noise."""
         if noise <= 0:
             return 0.0
         return float(np.interp(math.log(noise), np.log(self.noise), self.drop))
+
+    def measured_at(self, noise: float) -> float:
+        """The noise that plans whose layers alone add up to ``noise`` make; as the nearest that was measured beyond."""
+        if noise <= 0:
+            return 0.0
+        factors = np.log(self.measured / self.noise)
+        return noise * math.exp(float(np.interp(math.log(noise), np.log(self.noise), factors)))
 
     def noise_at(self, drop: float) -> float:
         """The noise that causes ``drop``; at the ends of what was measured, the noise there."""
@@ -53,7 +74,7 @@ def curve_of_margins(margins: Floats, classes: int) -> DropCurve:
         raise CalibrationError("the model scores its two best classes alike on all calibration samples: is it trained?")
     deviation = scale * np.logspace(-4, 2, _POINTS)
     drop = ndtr(-margins[None, :] / deviation[:, None]).mean(axis=1)
-    return DropCurve(noise=deviation**2 * classes / 2, drop=np.maximum.accumulate(drop))
+    return DropCurve(noise=deviation**2 * classes / 2, drop=_continued(deviation, drop, len(margins)))
 
 
 def curve_of_rivals(margins: Floats, spread: Floats, predicted: Floats, measured: Floats) -> DropCurve:
@@ -79,8 +100,22 @@ def curve_of_rivals(margins: Floats, spread: Floats, predicted: Floats, measured
     # From noise as it is to noise as it is predicted; it has to rise as well.
     factor = np.interp(np.log(noise), np.log(measured), np.log(measured / predicted))
     return DropCurve(
-        noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=np.maximum.accumulate(1 - kept.mean(axis=1))
+        noise=np.maximum.accumulate(noise * np.exp(-factor)),
+        drop=_continued(deviation, 1 - kept.mean(axis=1), len(margins)),
+        measured=noise,
     )
+
+
+def _continued(deviation: Floats, drop: Floats, samples: int) -> Floats:
+    """``drop``, never falling, and where it is a share of few samples proportional to the ``deviation``.
+
+    Margins near zero are about equally likely, so that flips are proportional to the noise's standard deviation; which
+    few samples happen to lie nearest to zero says less.
+    """
+    drop = np.maximum.accumulate(drop)
+    first = min(int(np.searchsorted(drop, min(_FEW / samples, _SMALL))), len(drop) - 1)
+    drop[:first] = drop[first] * deviation[:first] / deviation[first]
+    return np.asarray(drop)
 
 
 def curve_of_levels(noise: Floats, drop: Floats) -> DropCurve | None:

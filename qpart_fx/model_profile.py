@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .confidence import drop_upper_bound, samples_needed
 from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
 from .exact_planner import ExactPlanner
-from .noise import noise_at_zero_bits
+from .noise import LINEAR_FROM, WIDTHS
 from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
 from .request import Request
@@ -50,9 +48,10 @@ _LIKELY = 0.8
 class LayerProfile:
     """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
-    ``noise``: sigma_w of eq. 18 as measured at each of the widths :data:`~qpart_fx.noise.MEASURED`.
-    ``noise_by_width``: at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and corrected by what
-    was measured. ``robustness``: rho of eq. 22.
+    ``noise_by_width``: sigma_w of eq. 18 at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and
+    corrected by what was measured. ``channel_sensitivity``: for each weight by name, the mean squared norm of the
+    Jacobian of the scores in the weights of each channel, along the weight's first dimension. ``robustness``: rho of
+    eq. 22.
     """
 
     name: str
@@ -60,14 +59,14 @@ class LayerProfile:
     macs: int
     parameters: int
     activation_elements: int
-    noise: tuple[float, ...]
     noise_by_width: tuple[float, ...]
+    channel_sensitivity: Mapping[str, tuple[float, ...]] = field(repr=False)
     robustness: float
 
     @property
     def sensitivity(self) -> float:
-        """s_w of eq. 18: the noise on the output at zero bits, by the line through the widths where noise is linear."""
-        return float(noise_at_zero_bits(np.array([self.noise]))[0])
+        """s_w of eq. 18: the noise on the output at zero bits, by the line through a width where noise is linear."""
+        return self.noise_by_width[WIDTHS.index(LINEAR_FROM)] * 4.0**LINEAR_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +82,13 @@ class ValueProfile:
 class CutProfile:
     """A place where the chain of layers can be cut: after ``layers`` of them (p of the paper).
 
-    ``noise``: sigma_x of eq. 19 at the widths measured, of all that crosses together. ``robustness``: rho of eq. 22,
-    that of the last layer on the device; for p = 0, of the input.
+    ``noise_by_width``: sigma_x of eq. 19 at each of :data:`~qpart_fx.noise.WIDTHS`, of all that crosses.
+    ``robustness``: rho of eq. 22, that of the last layer on the device; for p = 0, of the input.
     """
 
     cut: Cut
     layers: int
-    noise: tuple[float, ...]
+    noise_by_width: tuple[float, ...]
     robustness: float
 
 

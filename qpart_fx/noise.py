@@ -1,4 +1,4 @@
-"""Measured noise of layers and cuts, and the paper's parameters read off it (eqs. 18 to 22)."""
+"""Noise of layers and crossing values by width: predicted, measured, and the best of both (eqs. 18 to 22)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,64 @@ from numpy.typing import NDArray
 from .drop_curve import DropCurve
 
 Floats = NDArray[np.float64]
-
-MEASURED = (2, 3, 4, 6, 9)
-"""The widths at which noise is measured: low ones find where the accuracy breaks, high ones where noise is linear."""
+Booleans = NDArray[np.bool_]
 
 WIDTHS = tuple(range(2, 17))
 """The widths that a plan can use."""
 
+MEASURED = (2, 3, 4, 5, 6, 8)
+"""The widths at which the noise of layers is measured: at the low ones predictions fail, at the others they are
+checked."""
+
 LOW = (2, 3, 4)
 """The widths at which the noise of a value is measured though it is predicted: there predictions fail."""
+
+PREDICTED_FROM = 4
+"""From this width on noise is predicted: below, errors are no longer small."""
+
+LINEAR_FROM = 9
+"""From this width on noise falls as eqs. 18 and 19 say, fourfold a bit, in most layers."""
 
 _BROKEN = 0.4
 """A drop beyond this is no measure of how much noise there is: the answers are as good as random."""
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseTable:
-    """What quantizing one thing alone does to the output: a row for each thing, a column for each of ``MEASURED``.
+class Estimate:
+    """Noise estimated from samples, one row a disturbed thing and one column a width, NaN where none was looked at.
 
-    ``noise``: mean squared L2 norm of the change of a sample's scores (sigma of eqs. 18, 19). ``drop``: the accuracy
-    that went with it, a fraction, measured on ``samples`` samples.
+    ``noise``: mean squared L2 norm of the change of a sample's scores (sigma of eqs. 18, 19). ``error``: its relative
+    standard error.
     """
 
     noise: Floats
+    error: Floats
+
+    @classmethod
+    def of(cls, draws: Floats) -> Estimate:
+        """The mean of ``draws``, shape (draws, rows, columns); a single draw may be off by all of itself."""
+        count = len(draws)
+        mean = draws.mean(axis=0)
+        if count < 2:
+            return cls(mean, np.ones_like(mean))
+        spread = draws.std(axis=0, ddof=1) / np.sqrt(count)
+        return cls(mean, np.divide(spread, mean, out=np.ones_like(mean), where=mean > 0))
+
+    @classmethod
+    def stack(cls, rows: Sequence[Estimate]) -> Estimate:
+        """One row of each of ``rows``, whose arrays have a single dimension."""
+        columns = len(WIDTHS)
+        noise, error = [each.noise for each in rows], [each.error for each in rows]
+        return cls(np.array(noise).reshape(-1, columns), np.array(error).reshape(-1, columns))
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseTable(Estimate):
+    """What quantizing one thing alone did to the output at some widths, and what went with it.
+
+    ``drop``: the accuracy that was lost, a fraction, on ``samples`` samples.
+    """
+
     drop: Floats
     samples: int
 
@@ -45,8 +80,8 @@ class NoiseTable:
         breaks, stands as much as ``curve`` says for the output itself.
         """
         least = 0.5 / self.samples
-        usable = (self.drop > least) & (self.drop < _BROKEN) & (self.noise > 0)
-        distance = np.where(usable, np.abs(np.log(np.maximum(self.drop, least) / drop)), np.inf)
+        usable = (self.drop > least) & (self.drop < _BROKEN) & (self.noise > 0)  # all false for NaN
+        distance = np.where(usable, np.abs(np.log(np.fmax(self.drop, least) / drop)), np.inf)
         nearest = distance.argmin(axis=1)
         reference = curve.noise_at(drop)
         found = np.full(len(self.noise), reference)
@@ -56,60 +91,72 @@ class NoiseTable:
         return found
 
 
-def noise_at_zero_bits(measured: Floats) -> Floats:
-    """s of eqs. 18 and 19, the factor before ``4**-bits``, from the widest width measured, where noise is linear.
+def by_width(noise: Floats, widths: Sequence[int]) -> Floats:
+    """Noise at each of ``WIDTHS`` from that at some ``widths``: eqs. 18 and 19 times a factor, geometric in between.
+
+    Shapes (rows, len(widths)) and (rows, len(WIDTHS)).
+    """
+    every = np.array(WIDTHS, dtype=np.float64)
+    factors = np.maximum(noise, np.finfo(np.float64).tiny) * 4.0 ** np.array(widths, dtype=np.float64)
+    table = np.array([np.exp(np.interp(every, widths, np.log(row))) for row in factors])
+    return table.reshape(-1, len(WIDTHS)) * 4.0**-every
+
+
+def combined(predicted: Estimate, measured: Estimate, widths: Sequence[int]) -> Floats:
+    """The noise at each of ``WIDTHS``, shape (rows, len(WIDTHS)), of what was predicted at all and measured at some.
+
+    From ``PREDICTED_FROM`` bits on predictions are multiplied by what was measured of them: in so far as the two differ
+    by more than their errors explain (shrunk as by James and Stein, 1961), geometric between the widths measured, and
+    half as much a bit beyond, as the terms do that predictions leave out. Below, only measurements count; where there
+    is none, because the width above broke the model, noise is taken to rise fourfold a bit.
 
     Args:
-        measured: noise at ``MEASURED``, shape (rows, len(MEASURED)). Returns shape (rows,).
+        predicted: at each of ``WIDTHS``; those below ``PREDICTED_FROM`` are not looked at.
+        measured: at ``widths``, rising, ``PREDICTED_FROM`` among them.
     """
-    return np.asarray(measured[:, -1] * 4.0 ** MEASURED[-1])
-
-
-def between_measured(measured: Floats) -> Floats:
-    """The noise at each of ``WIDTHS`` from that at ``MEASURED``: eqs. 18 and 19 times a factor, geometric in between.
-
-    Shapes (rows, len(MEASURED)) and (rows, len(WIDTHS)).
-    """
-    widths = np.array(WIDTHS, dtype=np.float64)
-    factors = np.maximum(measured, np.finfo(np.float64).tiny) * 4.0 ** np.array(MEASURED)
-    return np.stack([np.exp(np.interp(widths, MEASURED, np.log(row))) for row in factors]) * 4.0**-widths
-
-
-def corrected(predicted: Floats, measured: Floats, widths: Sequence[int] = MEASURED) -> Floats:
-    """``predicted`` noise at each of ``WIDTHS`` times what ``measured`` at ``widths`` is of it, geometric in between.
-
-    Shapes (rows, len(WIDTHS)) and (rows, len(widths)). A row in which either is zero somewhere stays as predicted.
-    """
-    table = predicted.copy()
-    usable = (predicted > 0).all(axis=1) & (measured > 0).all(axis=1)
-    ratio = np.log(measured[usable] / predicted[usable][:, np.array(widths) - WIDTHS[0]])
-    for row, factors in zip(np.flatnonzero(usable), ratio, strict=True):
-        table[row] *= np.exp(np.interp(WIDTHS, widths, factors))
+    table = predicted.noise.copy()
+    checked = [column for column, width in enumerate(widths) if width >= PREDICTED_FROM]
+    places = [widths[column] - WIDTHS[0] for column in checked]
+    every = np.arange(WIDTHS[0], WIDTHS[-1] + 1)
+    for row in range(len(table)):
+        off = np.zeros(len(checked))
+        for number, (column, place) in enumerate(zip(checked, places, strict=True)):
+            found, expected = measured.noise[row, column], predicted.noise[row, place]
+            if found > 0 and expected > 0:
+                ratio = np.log(found / expected)
+                variance = measured.error[row, column] ** 2 + predicted.error[row, place] ** 2
+                off[number] = ratio * max(0.0, 1 - variance / ratio**2) if ratio else 0.0
+        beyond = np.maximum(every - widths[checked[-1]], 0)
+        table[row] *= np.exp(np.interp(every, [widths[column] for column in checked], off) * 0.5**beyond)
+        for width in range(PREDICTED_FROM - 1, WIDTHS[0] - 1, -1):
+            place = width - WIDTHS[0]
+            found = measured.noise[row, widths.index(width)] if width in widths else np.nan
+            table[row, place] = found if found > 0 else 4 * table[row, place + 1]
     return table
 
 
 def noise_by_width(measured: Floats) -> Floats:
-    """The noise at each of ``WIDTHS``, shape (rows, len(WIDTHS)), never rising with the width.
+    """The noise at each of ``WIDTHS`` of what cannot be predicted, from that at ``MEASURED``, never rising.
 
-    As measured; geometric between the widths measured, and along eqs. 18 and 19 beyond the last. At 2 and 3 bits, and
-    in layers with outliers at 4 to 6, those equations are off by up to a hundred times: widths chosen by them alone
-    would break the accuracy or waste bits.
+    Shapes (rows, len(MEASURED)) and (rows, len(WIDTHS)). As measured; geometric between the widths measured, and along
+    eqs. 18 and 19 beyond the last.
     """
     widths = np.array(WIDTHS, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny
     table = np.zeros((len(measured), len(WIDTHS)))
-    for row, values in zip(table, _continued(measured), strict=True):
+    seen = continued(measured, MEASURED)
+    for row, values in zip(table, seen, strict=True):
         row[:] = np.exp(np.interp(widths, MEASURED, np.log(np.maximum(values, tiny))))
     beyond = widths > MEASURED[-1]
-    table[:, beyond] = noise_at_zero_bits(_continued(measured))[:, None] * 4.0 ** -widths[beyond]
+    table[:, beyond] = seen[:, -1:] * 4.0 ** (MEASURED[-1] - widths[beyond])
     table[table <= 2 * tiny] = 0.0  # nothing was there to interpolate
     return np.asarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])
 
 
-def _continued(measured: Floats) -> Floats:
-    """Noise that was too rare to be seen at a width follows from that at the width before, by eqs. 18 and 19."""
-    table = measured.copy()
-    for column in range(1, len(MEASURED)):
-        fall = 4.0 ** (MEASURED[column - 1] - MEASURED[column])
+def continued(noise: Floats, widths: Sequence[int]) -> Floats:
+    """``noise`` at ``widths``; where it was too rare to be seen, as follows from the width before by eqs. 18 and 19."""
+    table = noise.copy()
+    for column in range(1, len(widths)):
+        fall = 4.0 ** (widths[column - 1] - widths[column])
         table[:, column] = np.where(table[:, column] > 0, table[:, column], table[:, column - 1] * fall)
     return table

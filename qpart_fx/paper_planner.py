@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import noise_by_width
 from .plan import CutPrice, Plan, PlannedLayer
 from .request import Request
 from .solver.choice import Choice
@@ -143,8 +142,8 @@ class PaperPlanner:
 
 def _degradation(places: Sequence[LayerProfile | CutProfile]) -> NDArray[np.float64]:
     """psi of eqs. 20 and 21 at every width, shape (places, widths)."""
-    noise = noise_by_width(np.array([place.noise for place in places]))
-    return np.asarray(noise / np.array([place.robustness for place in places])[:, None])
+    robustness = np.array([place.robustness for place in places])
+    return np.asarray(np.array([place.noise_by_width for place in places]) / robustness[:, None])
 
 
 def why_infeasible(choice: Choice, plan: Plan, request: Request) -> str:

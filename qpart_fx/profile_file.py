@@ -85,7 +85,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
             {
                 "cut": _without_order(place.cut),
                 "layers": place.layers,
-                "noise": place.noise,
+                "noise_by_width": place.noise_by_width,
                 "robustness": place.robustness,
             }
             for place in profile.cuts
@@ -106,11 +106,11 @@ def _to_record(profile: Profile) -> dict[str, Any]:
 
 
 def _points(curve: DropCurve) -> dict[str, list[float]]:
-    return {"noise": curve.noise.tolist(), "drop": curve.drop.tolist()}
+    return {item.name: getattr(curve, item.name).tolist() for item in fields(curve)}
 
 
 def _curve(record: Any) -> DropCurve:
-    return DropCurve(*(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop")))
+    return DropCurve(*(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop", "measured")))
 
 
 def _without_order(cut: Cut) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Replay:
             kept: dict[Node, Any] = {}
 
             def keep(node: Node, value: Any) -> None:
-                kept[node] = value.clone() if isinstance(value, Tensor) else value
+                kept[node] = _cloned(value)
 
             self._run(self._nodes, {}, described, keep)
             self._values = kept
@@ -53,6 +53,16 @@ class Replay:
         start = self._position[name]
         behind = (self._position[source.name] for source in constants_behind(self._nodes[start]))
         return self._again(min(behind, default=start), {})
+
+    def alone(self, name: str) -> Any:
+        """The value of the node ``name`` when it and the constants it uses run again, and nothing that follows."""
+        node = self._nodes[self._position[name]]
+        again = sorted(self._position[each.name] for each in (*constants_behind(node), node))
+        values = dict(self._values)
+        if self._mutated:  # the node may write to what it uses
+            values.update((source, _cloned(values[source])) for source in node.all_input_nodes)
+        self._run([self._nodes[place] for place in again], values, "the clean values", lambda *_: None)
+        return values[node]
 
     def with_values(self, values: Mapping[str, Any]) -> Any:
         """The output when the named nodes have these values instead of their own."""
@@ -84,3 +94,7 @@ class Replay:
                     raise CalibrationError(f"{where(node)} does not accept {inputs}: {error}") from error
                 observe(node, values[node])
         return values[nodes[-1]]
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

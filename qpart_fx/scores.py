@@ -50,9 +50,10 @@ class Scorer(ABC):
     def drop(self, clean: Any, output: Any, batch: Batch) -> float:
         """The accuracy that is lost at most, a fraction: what plans are made by."""
 
-    def noise(self, clean: Any, output: Any) -> float:
-        """Squared L2 norm of the change of the scores, summed over the samples."""
-        return float((self.scores(output) - self.scores(clean)).double().square().sum())
+    def noise(self, clean: Any, output: Any) -> NDArray[np.float64]:
+        """Squared L2 norm of the change of each sample's scores, shape (samples,)."""
+        change = (self.scores(output) - self.scores(clean)).double()
+        return np.asarray(change.square().sum(dim=1).cpu().numpy())
 
 
 @dataclass(frozen=True, slots=True)

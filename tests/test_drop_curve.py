@@ -94,6 +94,16 @@ def test_samples_on_the_fence_flip_at_any_noise() -> None:
     assert curve.drop_at(1e-6) == pytest.approx(0.125)
 
 
+def test_a_share_of_few_samples_is_proportional_to_the_deviation_of_the_noise() -> None:
+    """Whichever happen to be nearest to zero: here, the margins of 1,000 lie evenly, but for a gap at the lower end."""
+    even = np.linspace(0, 1, 1000)
+    for margins in (even, even[20:]):
+        curve = curve_of_margins(margins, 10)
+        least = curve.noise_at(0.003)
+        assert curve.noise_at(0.0015) == pytest.approx(least / 4, rel=0.02)
+        assert curve.noise_at(0.0003) == pytest.approx(least / 100, rel=0.02)
+
+
 def test_more_than_half_on_the_fence_are_no_trouble() -> None:
     assert curve_of_margins(np.array([0.0, 0.0, 0.0, 1.0]), 10).drop_at(1e9) == pytest.approx(0.5, abs=0.01)
 
@@ -180,7 +190,7 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
 def test_margins_that_are_all_equal_flip_together() -> None:
     curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), LINE, LINE)
     assert curve.drop_at(8.0) == pytest.approx(0.158655, abs=1e-3)  # a deviation of 2
-    assert curve.drop_at(1e-3) == pytest.approx(0.0, abs=1e-12)
+    assert curve.drop_at(1e-12) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_rivals_on_the_fence_are_no_trouble() -> None:

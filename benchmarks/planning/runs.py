@@ -105,7 +105,7 @@ def _run(made: Profiled, plan: qpart.Plan, label: str, level: float, before: Ten
         depth=sum(layer.macs for layer in plan.layers if layer.bits) / sum(layer.macs for layer in plan.layers),
         level=level,
         mean_bits=8 * sum(layer.weight_bytes for layer in plan.layers) / max(1, parameters),
-        predicted_noise=plan_noise(made.profile, plan),
+        predicted_noise=made.profile.noise_curve.measured_at(plan_noise(made.profile, plan)),
         noise=noise,
         noise_error=noise_error,
         predicted_drop=plan.predicted_drop,

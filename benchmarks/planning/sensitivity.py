@@ -33,9 +33,8 @@ def sensitivity(directory: Path, networks: tuple[str, ...] = ("resnet20", "mobil
     for name in networks:
         made = profiled(directory, name)
         ratio = {each: seconds / made.seconds["forward"] for each, seconds in made.seconds.items()}
-        table = ratio["measure_sensitivity"] + ratio["measure_noise"]
         samples = made.profile.samples
-        numbers = [made.seconds["forward"], *(ratio[each] for each in TIMED), table, ratio["profile"]]
+        numbers = [made.seconds["forward"], *(ratio[each] for each in TIMED), ratio["profile"]]
         times.append([name, str(samples), f"{numbers[0]:.2f} s", *(f"{number:.1f}" for number in numbers[1:])])
         rows = _layers(made)
         layers += [
@@ -50,12 +49,12 @@ def sensitivity(directory: Path, networks: tuple[str, ...] = ("resnet20", "mobil
             for run in whole
         ]  # fmt: skip
         result[name] = {
-            "samples": samples, "seconds": dict(made.seconds), "of_a_forward_pass": {**ratio, "noise_table": table},
+            "samples": samples, "seconds": dict(made.seconds), "of_a_forward_pass": ratio,
             "layers": rows, "plans": [asdict(run) for run in whole],
         }  # fmt: skip
     print_table(
         "Processor time of the passes, in forward passes over the samples that they were given",
-        ("network", "samples", "forward", *(each.removeprefix("measure_") for each in TIMED), "noise table", "profile"),
+        ("network", "samples", "forward", *TIMED, "profile"),
         times,
     )
     print_table(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from benchmarks.paper_mnist import load, train
-from qpart_fx import compiler
+from qpart_fx import profiling
 from qpart_fx.calibration import alternate, read_batches
 
 Data = tuple[Tensor, Tensor]
@@ -26,7 +26,7 @@ Data = tuple[Tensor, Tensor]
 LADDER = (0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05)
 """The accuracy drops that plans are made for."""
 
-TIMED = ("measure_sensitivity", "measure_noise", "measure_drop")
+TIMED = ("noise_tables", "measure_drop")
 """The passes of ``profile`` that run the network again and again."""
 
 SERVER = qpart.Server(clock_hz=3e9, cycles_per_mac=1.25, price_per_s=1.0)
@@ -81,8 +81,8 @@ def subject(directory: Path, name: str) -> Subject:
     zoo = _module(directory / "zoo.py")
     if name == "resnet20":
         pool = shuffled(zoo.cifar10("train"))
-        return Subject(name, zoo.model(name), pool, 512, 2048, {"test images": zoo.cifar10("test")})
-    return Subject(name, zoo.model(name), shuffled(zoo.photos()), 128, 372, {})
+        return Subject(name, zoo.model(name), pool, 1024, 3072, {"test images": zoo.cifar10("test")})
+    return Subject(name, zoo.model(name), shuffled(zoo.photos()), 256, 244, {})
 
 
 @cache
@@ -101,7 +101,7 @@ def profiled(directory: Path, name: str) -> Profiled:
 
     forward()
     runs = [forward() for _ in range(2)]
-    with stopwatch(compiler, *TIMED) as seconds:
+    with stopwatch(profiling, *TIMED) as seconds:
         start = process_time()
         profile = qpart.profile(chosen.model, data, levels=LADDER, progress=False)
         seconds["profile"] = process_time() - start

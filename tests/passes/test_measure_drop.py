@@ -202,7 +202,7 @@ def test_margins_that_are_all_equal() -> None:
     prepared = calibrated(classifier(), x)
     curve = drop_curve(prepared, noise_of(prepared), white=white_of(prepared))
     require_monotone(curve)
-    assert curve.drop[0] == pytest.approx(0.0, abs=1e-6)
+    assert curve.drop[0] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_some_samples_on_the_fence() -> None:

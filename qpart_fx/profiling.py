@@ -1,0 +1,158 @@
+"""What :func:`qpart_fx.profile` learns of a captured graph: ranges, margins, noise by width, and what noise costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+
+from .calibration import HOW, Batch
+from .crossing import quantized_elements
+from .drop_curve import DropCurve, curve_of_margins, curve_of_points
+from .errors import CalibrationError
+from .inputs import describe_inputs
+from .meta import info
+from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
+from .noise import Floats
+from .noise_tables import may_cross, noise_tables
+from .passes.count_macs import uncounted
+from .passes.find_cuts import chain_cuts
+from .passes.measure_drop import measure_drop
+from .passes.measure_ranges import Range, widen_ranges
+from .passes.verify_accuracy import CHUNK
+from .replay import Replay
+from .scores import ClassScores, Scorer
+
+REFERENCE_DROP = 0.1
+"""Delta_acc of eq. 22: the drop at which layers are compared. Large enough to be measured on a hundred samples."""
+
+Progress = Callable[[Sequence[Batch], str], Iterable[Batch]]
+
+
+def profile_graph(
+    graph: GraphModule,
+    fit: Sequence[Batch],
+    check: Sequence[Batch],
+    scorer: Scorer,
+    *,
+    model: str,
+    levels: tuple[float, ...],
+    seed: int,
+    progress: Progress,
+) -> Profile:
+    """Profile an analysed ``graph`` on the samples ``fit``; ``check`` is only kept, to measure plans on later.
+
+    Args:
+        model: its name. progress: shows how far a pass over batches has come, with what it is called.
+    """
+    layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
+    chain = chain_cuts(graph, [node for node in graph.graph.nodes if node.name in layers])
+    fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
+    seen = _look(graph, fit, scorer, progress)
+    tables = noise_tables(
+        graph, fit, scorer,
+        layers=layers, first=chain[0][1], ranges=seen.ranges, white=seen.white, seed=seed, progress=progress,
+    )  # fmt: skip
+    white = seen.white or curve_of_points(tables.of_layers.noise.ravel(), tables.of_layers.drop.ravel())
+    adversarial = white.noise_at(REFERENCE_DROP) if seen.adversarial is None else seen.adversarial
+    noise_curve = measure_drop(
+        graph, fit, scorer,
+        layers=layers, noise=tables.layers, white=white, progress=lambda items: progress(items, "accuracy over noise"),
+    )  # fmt: skip
+    # rho of eq. 22
+    robustness = tables.of_layers.at_drop(REFERENCE_DROP, white) / adversarial
+    input_robustness = float(tables.of_input.at_drop(REFERENCE_DROP, white)[0]) / adversarial
+    nodes = {node.name: node for node in graph.graph.nodes}
+    return Profile(
+        model=model,
+        layers=tuple(
+            LayerProfile(
+                name=name,
+                operation=_operation(graph, nodes[name]),
+                macs=info(nodes[name]).macs or 0,
+                parameters=info(nodes[name]).parameters,
+                activation_elements=info(nodes[name]).elements,
+                noise_by_width=tuple(tables.layers[row].tolist()),
+                channel_sensitivity={
+                    weight: tuple(tables.channels[weight].tolist()) for weight in weights if weight in tables.channels
+                },
+                robustness=float(robustness[row]),
+            )
+            for row, (name, weights) in enumerate(layers.items())
+        ),
+        cuts=tuple(
+            CutProfile(
+                cut=cut,
+                layers=p,
+                noise_by_width=tuple(tables.of_cut(cut).tolist()),
+                robustness=float(robustness[p - 1]) if p else input_robustness,
+            )
+            for p, cut in chain
+        ),
+        values=tuple(
+            ValueProfile(name, quantized_elements(nodes[name]), tuple(row.tolist()))
+            for name, row in sorted(tables.values.items())
+        ),
+        closed_cuts=tables.closed.cuts,
+        complete=tables.closed.complete,
+        levels=levels,
+        adversarial_noise=adversarial,
+        curve=white,
+        noise_curve=noise_curve,
+        reference_drop=REFERENCE_DROP,
+        ranges=tables.ranges,
+        uncounted=uncounted(graph),
+        samples=sum(batch.size for batch in fit),
+        graph=graph,
+        check=check,
+        scorer=scorer,
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a run over the samples shows: the ``ranges`` of values; of class scores, what ``white`` noise would cost and
+    the mean ``adversarial`` noise (sigma* of eq. 22)."""
+
+    ranges: dict[str, Range]
+    white: DropCurve | None = None
+    adversarial: float | None = None
+
+
+def _look(graph: GraphModule, batches: Sequence[Batch], scorer: Scorer, progress: Progress) -> _Seen:
+    ranges: dict[str, Range] = {}
+    margins: list[Floats] = []
+    names = sorted(node.name for node in graph.graph.nodes if may_cross(node))
+    for batch in progress(batches, "ranges and margins"):
+        replay = Replay(graph, batch)
+        widen_ranges(ranges, replay, names)
+        _require_sound_scores(scorer, replay, batch)
+        if isinstance(scorer, ClassScores):
+            margins.append(scorer.margins(replay.output))
+            scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
+    if not isinstance(scorer, ClassScores):
+        return _Seen(ranges)
+    distances = np.concatenate(margins)
+    classes = int(scorer.scores(replay.output).shape[1])
+    return _Seen(ranges, curve_of_margins(distances, classes), float(np.mean(distances**2) / 2))
+
+
+def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
+    scores = scorer.scores(replay.output)
+    if len(scores) != batch.size:
+        raise CalibrationError(
+            f"a batch of {batch.size} samples gave {len(scores)} outputs: samples must lie along the first dimension "
+            "of inputs and outputs"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        given = describe_inputs(batch.args, batch.kwargs)
+        raise CalibrationError(f"the model's output is NaN or infinite on calibration inputs {given}: {HOW}")
+
+
+def _operation(graph: GraphModule, node: Node) -> str:
+    if node.op == "call_module":
+        return type(graph.get_submodule(str(node.target))).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
