@@ -21,7 +21,7 @@ from qpart_fx.solver.allocate import Relaxation
 Floats = NDArray[np.float64]
 Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
 
-_DROPS = (0.005, 0.02, 0.08)
+_DROPS = (0.002, 0.006, 0.02, 0.06)
 """What the plans for class scores should about cost."""
 
 _UNIFORM = (8, 6, 5, 4, 3)
@@ -81,7 +81,7 @@ def measure_drop(
             drop[place] += scorer.drop(clean, output, batch) * batch.size
             if classes:
                 change = (scorer.scores(output).double() - scores).gather(1, best.indices)
-                changes[place].append((change[:, :1] - change[:, 1:]).square().cpu().numpy())
+                changes[place].append((change[:, :1] - change[:, 1:]).cpu().numpy())
     measured, drop = measured / samples, drop / samples
     predicted = np.array([plan.noise for plan in plans])
     usable = [place for place in np.argsort(predicted) if measured[place] > 0 and np.isfinite(measured[place])]
@@ -92,7 +92,14 @@ def measure_drop(
         return curve_of_levels(predicted[usable], drop[usable]) or white
     if not usable:
         return white
-    spread = np.mean([np.concatenate(changes[place]).mean(axis=0) / measured[place] for place in usable], axis=0)
+    seen = [np.concatenate(changes[place]) for place in usable]  # of the margins, shape (samples, rivals)
+    spread = np.mean(
+        [np.square(each).mean(axis=0) / measured[place] for each, place in zip(seen, usable, strict=True)], axis=0
+    )
     if not (spread > 0).all():
         return white
-    return curve_of_rivals(np.concatenate(margins), spread, predicted[usable], np.maximum.accumulate(measured[usable]))
+    falls = [-each / np.sqrt(measured[place] * spread) for each, place in zip(seen, usable, strict=True)]
+    return curve_of_rivals(
+        np.concatenate(margins), spread, np.concatenate(falls).ravel(),
+        predicted[usable], np.maximum.accumulate(measured[usable]), drop[usable],
+    )  # fmt: skip

@@ -77,33 +77,51 @@ def curve_of_margins(margins: Floats, classes: int) -> DropCurve:
     return DropCurve(noise=deviation**2 * classes / 2, drop=_continued(deviation, drop, len(margins)))
 
 
-def curve_of_rivals(margins: Floats, spread: Floats, predicted: Floats, measured: Floats) -> DropCurve:
+def curve_of_rivals(
+    margins: Floats, spread: Floats, falls: Floats, predicted: Floats, measured: Floats, flips: Floats
+) -> DropCurve:
     """The share of answers that noise flips, from noise that was seen: that of some plans, run on the calibration data.
 
-    The noise of a quantized network is not white: it differs between a class and its rivals, and is now more, now less
-    than the sum of what each layer makes alone. A margin to the r-th rival flips with probability
-    Phi(-d / sqrt(sigma * spread_r)), and an answer when one of them does.
+    The noise of a quantized network is not white: it differs between a class and its rivals, some samples get much more
+    of it than others, and it is now more, now less than the sum of what each layer makes alone. A margin d to the r-th
+    rival flips when it falls by more, and an answer when one of them does; how far a margin falls, in standard
+    deviations sqrt(sigma * spread_r), is taken from what was seen of all margins.
 
     Args:
         margins: of the best class over its rivals, nearest first, shape (samples, rivals).
         spread: mean squared change of those margins, for a noise of 1, shape (rivals,).
+        falls: by how many standard deviations margins fell, of any samples, rivals and plans; shape (any,).
         predicted, measured: noise of the plans, predicted and as it was, both rising; shape (plans,).
+        flips: the share of answers that each plan flipped of those samples; shape (plans,).
     """
-    from scipy.special import ndtr
-
     scale = float(np.median(margins[:, 0])) or float(np.max(margins))
     deviation = scale * np.logspace(-4, 2, _POINTS)  # of the change of the nearest margin
     noise = deviation**2 / spread[0]
-    kept = np.ones((len(deviation), len(margins)))
-    for rival in range(margins.shape[1]):
-        kept *= 1 - ndtr(-margins[None, :, rival] / np.sqrt(noise * spread[rival])[:, None])
     # From noise as it is to noise as it is predicted; it has to rise as well.
     factor = np.interp(np.log(noise), np.log(measured), np.log(measured / predicted))
+    order = np.sort(falls)
+    kept = np.ones((len(deviation), len(margins)))
+    for rival in range(margins.shape[1]):
+        needed = margins[None, :, rival] / np.sqrt(noise * spread[rival])[:, None]
+        kept *= np.searchsorted(order, needed, side="right") / len(order)
+    drop = _continued(deviation, 1 - kept.mean(axis=1), len(margins))
+    off = _unexplained(flips, np.interp(measured, noise, drop), len(margins))
+    drop = np.minimum(drop * np.exp(np.interp(np.log(noise), np.log(measured), off)), 1.0)
     return DropCurve(
-        noise=np.maximum.accumulate(noise * np.exp(-factor)),
-        drop=_continued(deviation, 1 - kept.mean(axis=1), len(margins)),
-        measured=noise,
+        noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=np.maximum.accumulate(drop), measured=noise
     )
+
+
+def _unexplained(flips: Floats, expected: Floats, samples: int) -> Floats:
+    """By what factor, its logarithm, shares of flips are off in so far as chance does not explain it.
+
+    Margins that fall far are not any margins: a layer may stretch all scores, and flip none. Shrunk as by James and
+    Stein; a count of n is off by its root. Half of the way down only: another plan of equal noise may stretch less.
+    """
+    count = np.maximum(flips * samples, 1.0)
+    ratio = np.log(count / (np.maximum(expected, 1e-12) * samples))
+    unlikely = np.maximum(0.0, 1 - 1 / (count * np.maximum(ratio**2, 1e-12)))
+    return np.where(flips > 0, ratio * unlikely * np.where(ratio < 0, 0.5, 1.0), 0.0)
 
 
 def _continued(deviation: Floats, drop: Floats, samples: int) -> Floats:

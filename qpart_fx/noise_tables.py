@@ -40,9 +40,9 @@ _PROBED, _LEAST_PROBED = 1 / 6, 16
 """The share of the samples, and their least number, that backward passes run over: with all that follows, a run of
 them costs as much as some 25 runs forward."""
 
-_MOST_RUNS, _LEAST_MEASURED = 3, 8
-"""Times the calibration data, samples that measuring the noise of layers may run, but for the least number of samples;
-a run from a layer on is half of one on average."""
+_RUNS_OF_LAYERS, _RUNS_OF_VALUES, _LEAST_MEASURED = 3, 2, 8
+"""Times the calibration data, samples that measuring the noise may run, but for the least number of samples; a run from
+a layer on is half of one on average."""
 
 _HOPELESS = 0.5
 """Where noise is predicted to change so many answers at ``PREDICTED_FROM`` bits, fewer are not measured."""
@@ -106,19 +106,22 @@ def noise_tables(
     )
     hopeless = np.inf if white is None else white.noise_at(_HOPELESS)
     measure = partial(measure_noise, graph, scorer=scorer, progress=lambda items: progress(items, "noise"))
-    samples = max(_LEAST_MEASURED, int(_MOST_RUNS * total / (len(layers) * len(MEASURED) / 2)))
+
+    def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
+        return max(_LEAST_MEASURED, int(runs * total / (max(1, disturbed) * len(widths) / 2)))
+
+    many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), CHUNK)
     of_layers, _ = measure(
-        spread(batches, samples, CHUNK),
-        layers=layers, crossings=[], wanted=_worth_measuring(sensitivity.layers, MEASURED, hopeless),
+        many, layers=layers, crossings=[], wanted=_worth_measuring(sensitivity.layers, MEASURED, hopeless),
     )  # fmt: skip
-    few = spread(batches, _LEAST_MEASURED, CHUNK)
     _, of_input = measure(
-        spread(batches, samples, CHUNK),
+        many,
         layers={},
         crossings=[{name: ranges[name] for name in first.crossing if name in ranges}],
     )
     known = [name for name in values if name in predicted]
     of_known = Estimate.stack([predicted[name] for name in known])
+    few = spread(batches, samples(_RUNS_OF_VALUES, len(known), LOW), CHUNK)
     _, measured = measure(
         few,
         layers={}, crossings=[{name: ranges[name]} for name in known], widths=LOW,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from qpart_fx import CalibrationError
 from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_margins, curve_of_points, curve_of_rivals
@@ -140,14 +141,20 @@ def rivals(seed: int, samples: int = 60, count: int = 4) -> Floats:
 LINE = np.array([1e-3, 1e-1, 10.0])
 """Noise of some plans."""
 
+NONE = np.zeros(3)
+"""No flips of theirs."""
+
+NORMAL = np.asarray(ndtri((np.arange(20_000) + 0.5) / 20_000))
+"""Falls of margins in white noise."""
+
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_one_rival_in_white_noise_is_the_curve_of_margins(classes: int) -> None:
     best = np.random.default_rng(1).exponential(1.0, 100)
-    found = curve_of_rivals(best[:, None], np.array([2 / classes]), LINE, LINE)
+    found = curve_of_rivals(best[:, None], np.array([2 / classes]), NORMAL, LINE, LINE, NONE)
     expected = curve_of_margins(best, classes)
     np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-9)
-    np.testing.assert_allclose(found.drop, expected.drop, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.drop, expected.drop, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.5, 5.0])
@@ -155,15 +162,35 @@ def test_flips_to_any_of_independent_rivals_are_those_of_a_simulation(noise: flo
     margins, spread = rivals(2), np.array([0.5, 0.3, 1.0, 0.1])
     change = np.random.default_rng(0).normal(0.0, np.sqrt(noise * spread), (4000, *margins.shape))
     flips = float((change > margins).any(axis=2).mean())
-    assert curve_of_rivals(margins, spread, LINE, LINE).drop_at(noise) == pytest.approx(flips, abs=0.01)
+    assert curve_of_rivals(margins, spread, NORMAL, LINE, LINE, NONE).drop_at(noise) == pytest.approx(flips, abs=0.01)
+
+
+def test_margins_that_fall_far_now_and_then_flip_sooner() -> None:
+    """One in a hundred falls by seven deviations, the others by next to nothing: no normal noise does that."""
+    margins = np.full((1000, 1), 5.0)
+    falls = np.concatenate([np.full(99, 0.7), np.full(1, 7.0)])
+    rare = curve_of_rivals(margins, np.ones(1), falls, LINE, LINE, NONE)
+    assert rare.drop_at(1.0) == pytest.approx(0.01, rel=0.01)
+    assert curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, NONE).drop_at(1.0) < 0.003
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
+def test_what_plans_flipped_counts_where_chance_does_not_explain_it(factor: float) -> None:
+    margins = rivals(4, samples=5000, count=1)
+    plain = curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, NONE)
+    expected = np.array([plain.drop_at(float(noise)) for noise in LINE])
+    found = curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, expected * np.array([1.0, factor, 1.0]))
+    known = math.sqrt(factor) if factor < 1 else factor  # half of the way down
+    assert found.drop_at(LINE[1]) == pytest.approx(known * expected[1], rel=0.1)
+    assert found.drop_at(LINE[0]) == pytest.approx(expected[0], rel=0.02)
 
 
 def test_noise_is_read_as_it_is_predicted() -> None:
     """Four times what was predicted at the first level, as predicted at the last, geometric in between."""
     margins, spread = rivals(3), np.full(4, 0.5)
-    plain = curve_of_rivals(margins, spread, LINE, LINE)
+    plain = curve_of_rivals(margins, spread, NORMAL, LINE, LINE, NONE)
     measured = np.array([4.0, 16.0])
-    found = curve_of_rivals(margins, spread, np.array([1.0, 16.0]), measured)
+    found = curve_of_rivals(margins, spread, NORMAL, np.array([1.0, 16.0]), measured, NONE[:2])
     # the curve is made of straight pieces between 256 points
     for actual, predicted in ((4.0, 1.0), (16.0, 16.0), (8.0, 4.0), (0.04, 0.01), (160.0, 160.0)):
         assert found.drop_at(predicted) == pytest.approx(plain.drop_at(actual), rel=2e-2)
@@ -175,7 +202,14 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
     random = np.random.default_rng(seed)
     predicted = np.cumsum(10.0 ** random.uniform(-6, 3, plans))
     measured = np.maximum.accumulate(10.0 ** random.uniform(-6, 3, plans))
-    curve = curve_of_rivals(rivals(seed, 20, count), 10.0 ** random.uniform(-3, 1, count), predicted, measured)
+    curve = curve_of_rivals(
+        rivals(seed, 20, count),
+        10.0 ** random.uniform(-3, 1, count),
+        NORMAL,
+        predicted,
+        measured,
+        random.uniform(0, 1, plans),
+    )
     assert np.isfinite(curve.noise).all()
     assert (curve.noise > 0).all()
     assert (np.diff(curve.noise) >= 0).all()
@@ -188,13 +222,13 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
 
 
 def test_margins_that_are_all_equal_flip_together() -> None:
-    curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), LINE, LINE)
+    curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), NORMAL, LINE, LINE, NONE)
     assert curve.drop_at(8.0) == pytest.approx(0.158655, abs=1e-3)  # a deviation of 2
     assert curve.drop_at(1e-12) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_rivals_on_the_fence_are_no_trouble() -> None:
-    curve = curve_of_rivals(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]), np.ones(2), LINE, LINE)
+    curve = curve_of_rivals(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]), np.ones(2), NORMAL, LINE, LINE, NONE)
     assert np.isfinite(curve.noise).all()
     assert curve.drop[0] == pytest.approx(1 / 3)
 
