@@ -2,83 +2,41 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .noise import WIDTHS
-from .plan import CutPrice, Plan, PlannedLayer, unchecked
-from .prices import Prices, price
+from .pattern_table import PatternTable, Work, work_of
+from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
+from .prices import Prices, download_price_per_bit, upload_price_per_bit
 from .request import Request
 from .solver.allocate import PairAllocation, allocate_pairs
 from .solver.choice import Choice, choose_among, limits_overstepped
-from .solver.patterns import Network, PatternMaker, Patterns
+from .solver.patterns import Network, PatternMaker
 
 if TYPE_CHECKING:
     from .model_profile import Profile
 
-Floats = NDArray[np.float64]
-
+Integers = NDArray[np.int64]
 
 _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
 class _Pattern(NamedTuple):
-    """A cut, its widths, and how good any pattern could be."""
+    """A cut and its widths: what one inference does, the memory it takes, the widths of what crosses,
+    and the fields of plans that do not depend on the request."""
 
     cut: int
-    widths: NDArray[np.uint8]
-    value_widths: tuple[int, ...]
-    weight_bits: float
-    crossing_bits: float
-    noise: float
-    lower_bound: float | None
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The patterns of one noise budget, and what is asked of them for every request; arrays of one entry a pattern.
-
-    ``within``: which keep the budget. ``proven``: whether no pattern needs fewer bits than those stored.
-    """
-
-    patterns: Patterns
-    budget: float
-    device_macs: Floats
-    server_macs: Floats
-    exact_bits: Floats
-    peak_bytes: Floats
-    layers: NDArray[np.int64]
-    within: NDArray[np.bool_]
-    proven: bool
-
-    @classmethod
-    def of(cls, network: Network, patterns: Patterns, budget: float) -> _Table:
-        cut = patterns.cut
-        return cls(
-            patterns,
-            budget,
-            device_macs=network.device_macs[cut],
-            server_macs=network.server_macs[cut],
-            exact_bits=network.exact_bits[cut],
-            peak_bytes=network.peak_bytes[cut],
-            layers=network.layers[cut].sum(axis=1),
-            within=patterns.noise <= budget * (1 + 1e-9),
-            proven=bool((patterns.least_weight_bits == patterns.weight_bits).all()),
-        )
-
-    def price(self, request: Request, weight_bits: Floats) -> Prices[Floats]:
-        return price(
-            request,
-            device_macs=self.device_macs,
-            server_macs=self.server_macs,
-            download_bits=weight_bits,
-            upload_bits=self.patterns.crossing_bits + self.exact_bits,
-        )
+    work: Work[float]
+    memory_bytes: float
+    activation_bits: dict[str, int]
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,9 +45,10 @@ class ExactPlanner:
 
     profile: Profile
     _makers: dict[tuple[int, ...], PatternMaker] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[tuple[int, ...], float, int | None], _Table] = field(
+    _tables: dict[tuple[tuple[int, ...], float, int | None], PatternTable] = field(
         default_factory=dict, init=False, repr=False
     )
+    _stored: dict[tuple[PatternTable, int], _Pattern] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def network(self) -> Network:
@@ -125,7 +84,8 @@ class ExactPlanner:
     def first_drop(self, request: Request) -> float:
         """The largest of the profile's levels that ``request`` allows; a tenth of the first if it allows none."""
         levels = self.profile.levels
-        return max((drop for drop in levels if drop <= request.max_accuracy_drop), default=levels[0] / 10)
+        allowed = bisect_right(levels, request.max_accuracy_drop)
+        return levels[allowed - 1] if allowed else levels[0] / 10
 
     def stricter_drop(self, drop: float) -> float | None:
         """What to plan for when plans for ``drop`` lose too much; None when that is next to nothing already."""
@@ -138,10 +98,23 @@ class ExactPlanner:
         Args:
             cut: the place of a cut in ``profile.closed_cuts``, to plan for it alone.
         """
-        pattern, choice, by_cut = self._best_at(request, drop, cut)
-        return self._plan(request, pattern, by_cut), choice
+        table = self.table(request.device.weight_bits, drop, cut)
+        if table.rows.size:
+            pattern = self._pattern_of(table, int(table.cheapest(request)))
+            prices = pattern.work.prices(request)
+            limits = limits_overstepped(request, prices, pattern.memory_bytes)
+            if not limits or (table.proven and max(limits.values()) <= 1):
+                bound = table.lower_bound(request, prices)
+                return self._plan(request, table, pattern, prices, bound), Choice(pattern.cut, 0)
+        return self._best_under_limits(request, table)
 
-    def _table(self, widths: tuple[int, ...], drop: float, cut: int | None) -> _Table:
+    def stored(self, request: Request, table: PatternTable, row: int) -> Plan:
+        """The plan with the pattern in a row of ``table``, the cheapest for ``request``."""
+        pattern = self._pattern_of(table, row)
+        prices = pattern.work.prices(request)
+        return self._plan(request, table, pattern, prices, table.lower_bound(request, prices))
+
+    def table(self, widths: tuple[int, ...], drop: float, cut: int | None = None) -> PatternTable:
         """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""
         key = widths, drop, cut
         if key not in self._tables:
@@ -149,23 +122,19 @@ class ExactPlanner:
                 self._makers[widths] = PatternMaker(self.network, widths)
             budget = self.profile.noise_curve.noise_at(drop)
             patterns = self._makers[widths].patterns(budget, None if cut is None else [cut])
-            self._tables[key] = _Table.of(self.network, patterns, budget)
+            complete = self.profile.complete or cut is not None
+            self._tables[key] = PatternTable.of(self.network, patterns, budget, complete)
         return self._tables[key]
 
-    def _best_at(self, request: Request, drop: float, cut: int | None) -> tuple[_Pattern, Choice, tuple[CutPrice, ...]]:
-        table = self._table(request.device.weight_bits, drop, cut)
-        patterns = table.patterns
-        prices = table.price(request, patterns.weight_bits)
+    def _best_under_limits(self, request: Request, table: PatternTable) -> tuple[Plan, Choice]:
+        """As ``best``, where none keeps the budget, or the cheapest that does need not be the best in the limits."""
+        patterns, kept = table.patterns, table.within
+        prices = table.work.prices(request)
         objective = prices.objective(request)
-        bounds = objective
-        if not table.proven:
-            bounds = table.price(request, patterns.least_weight_bits).objective(request)
-        limits = limits_overstepped(request, prices, patterns.weight_bits / 8 + table.peak_bytes)
-        kept = table.within
-        met = kept if not limits else kept & np.all([values <= 1 for values in limits.values()], axis=0)
-        by_cut = self._by_cut(table, prices, objective, met)
-        provable = bool(kept.any()) and (self.profile.complete or cut is not None)
-        bound = float(bounds[kept].min()) if provable else None
+        bounds = objective if table.proven else table.least_work.prices(request).objective(request)
+        limits = limits_overstepped(request, prices, table.memory_bytes)
+        met = table.met(limits)
+        bound = float(bounds[kept].min()) if table.complete and kept.any() else None
         if met.any():
             row, reached = int(np.where(met, objective, np.inf).argmin()), float(objective[met].min())
             choice = Choice(int(patterns.cut[row]), 0)
@@ -175,62 +144,42 @@ class ExactPlanner:
             nearest = choose_among(objective[:, None], columns, np.ones((len(objective), 1), dtype=np.bool_))
             row, reached = nearest.cut, np.inf
             choice = Choice(int(patterns.cut[row]), 0, nearest.limit, nearest.overstep)
-        best = _Pattern(
-            int(patterns.cut[row]), patterns.widths[row], patterns.value_widths[row], float(patterns.weight_bits[row]),
-            float(patterns.crossing_bits[row]), float(patterns.noise[row]), bound,
-        )  # fmt: skip
+        pattern = self._pattern_of(table, row)
         if limits and bool((bounds[kept] < reached * (1 - 1e-12)).any()):
             # A limit stands in the way of better patterns: what meets it may lie between the stored ones.
             open_cuts = np.unique(patterns.cut[kept & (bounds < reached)])
             better, least = self._within_limits(request, table.budget, open_cuts, reached)
-            best = better or best
-            choice = Choice(better.cut, 0) if better else choice
+            if better is not None:
+                pattern, choice = better, Choice(better.cut, 0)
             if bound is not None and least < np.inf:  # all other cuts cost as much as was reached at least
-                best = best._replace(lower_bound=least)
-        return best, choice, by_cut
-
-    def _prices(
-        self, request: Request, cut: NDArray[np.int64], weight_bits: Floats, crossing: Floats
-    ) -> Prices[Floats]:
-        network = self.network
-        return price(
-            request,
-            device_macs=network.device_macs[cut],
-            server_macs=network.server_macs[cut],
-            download_bits=weight_bits,
-            upload_bits=crossing + network.exact_bits[cut],
-        )
+                bound = least
+        return self._plan(request, table, pattern, pattern.work.prices(request), bound), choice
 
     def _within_limits(
-        self, request: Request, budget: float, cuts: NDArray[np.int64], reached: float
+        self, request: Request, budget: float, cuts: Integers, reached: float
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
         maker, best, least = self._makers[request.device.weight_bits], None, reached
-        bit = price(  # of weights, and of what crosses: every term is linear in both
-            request,
-            device_macs=np.zeros(3),
-            server_macs=np.zeros(3),
-            download_bits=_ONE_BIT[0],
-            upload_bits=_ONE_BIT[1],
-        )
-        for cut in cuts.tolist():
-            fixed = self._prices(request, np.array([cut]), np.zeros(1), np.zeros(1))
+        no_bits = np.zeros(len(cuts))
+        fixed = work_of(self.network, cuts, no_bits, no_bits).prices(request)
+        times, energies, bases = fixed.time_s.tolist(), fixed.energy_j.tolist(), fixed.objective(request).tolist()
+        bit = Work(0.0, 0.0, 1.0, 1.0).prices(request)
+        prices = download_price_per_bit(request), upload_price_per_bit(request)
+        for cut, time_s, energy_j, base in zip(cuts.tolist(), times, energies, bases, strict=True):
             rows = []
             if request.device.memory_bytes is not None:
                 rows.append((1 / 8, 0.0, request.device.memory_bytes - float(self.network.peak_bytes[cut])))
             if request.deadline_s is not None:
-                rows.append((*_slopes(bit.time_s), request.deadline_s - float(fixed.time_s[0])))
+                rows.append((bit.download_time_s, bit.upload_time_s, request.deadline_s - time_s))
             if request.energy_budget_j is not None:
-                rows.append((*_slopes(bit.energy_j), request.energy_budget_j - float(fixed.energy_j[0])))
-            prices = _slopes(bit.objective(request))
+                rows.append((bit.receive_energy_j, bit.transmit_energy_j, request.energy_budget_j - energy_j))
             weights, crossing = maker.least_bits(cut, budget)
             if any(a * weights + b * crossing > c + 1e-9 * abs(c) for a, b, c in rows):
                 continue
             found = allocate_pairs(*maker.items(cut), budget, prices=prices, limits=rows)
             if not isinstance(found, PairAllocation):
                 continue
-            base = float(fixed.objective(request)[0])
             least = min(least, base + (found.objective if found.exact else found.lower_bound))
             objective = base + found.objective
             if objective < reached * (1 - 1e-12):
@@ -239,79 +188,69 @@ class ExactPlanner:
                 widths = np.zeros(len(self.network.sizes), dtype=np.uint8)
                 widths[self.network.layers[cut]] = allowed[found.weight_options]
                 value_widths = tuple(int(allowed[option]) for option in found.crossing_options)
-                best = _Pattern(
-                    cut, widths, value_widths, found.weight_bits, found.crossing_bits, found.noise, lower_bound=None
-                )
+                best = self._pattern(cut, widths, value_widths, found.weight_bits, found.crossing_bits, found.noise)
         return best, least
 
-    def _plan(self, request: Request, pattern: _Pattern, by_cut: tuple[CutPrice, ...]) -> Plan:
-        profile, network = self.profile, self.network
-        cut = profile.closed_cuts[pattern.cut]
-        prices = self._prices(
-            request, np.array([pattern.cut]), np.array([pattern.weight_bits]), np.array([pattern.crossing_bits])
+    def _pattern_of(self, table: PatternTable, row: int) -> _Pattern:
+        """A row of ``table``; made once, since many requests are answered by the same."""
+        key = table, row
+        if key not in self._stored:
+            stored = table.patterns
+            self._stored[key] = self._pattern(
+                int(stored.cut[row]), stored.widths[row], stored.value_widths[row],
+                float(stored.weight_bits[row]), float(stored.crossing_bits[row]), float(stored.noise[row]),
+            )  # fmt: skip
+        return self._stored[key]
+
+    def _pattern(
+        self,
+        cut: int,
+        widths: NDArray[np.uint8],
+        value_widths: tuple[int, ...],
+        weight_bits: float,
+        crossing_bits: float,
+        noise: float,
+    ) -> _Pattern:
+        profile, network, place = self.profile, self.network, self.profile.closed_cuts[cut]
+        work = Work(
+            float(network.device_macs[cut]),
+            float(network.server_macs[cut]),
+            weight_bits,
+            crossing_bits + float(network.exact_bits[cut]),
         )
-        terms = {name: float(values[0]) for name, values in prices.as_dict().items()}
-        download = -(-int(pattern.weight_bits) // 8)
+        download = -(-int(weight_bits) // 8)
+        activation_bits = {
+            profile.values[value].name: width for value, width in zip(network.values[cut], value_widths, strict=True)
+        }
+        fields = {
+            "model": profile.model,
+            "method": "exact",
+            "cut": place.crossing,
+            "device_nodes": place.device_nodes,
+            "layers": tuple(made[width or None] for made, width in zip(self._planned, widths.tolist(), strict=True)),
+            "download_bytes": download,
+            "upload_bytes": -(-int(work.upload_bits) // 8),
+            "device_memory_bytes": download + place.peak_bytes,
+            "predicted_drop": profile.noise_curve.drop_at(noise),
+            "uncounted": tuple(profile.uncounted),
+        }
+        memory = weight_bits / 8 + float(network.peak_bytes[cut])
+        return _Pattern(cut, work, memory, activation_bits, fields)
+
+    def _plan(
+        self, request: Request, table: PatternTable, pattern: _Pattern, prices: Prices[float], bound: float | None
+    ) -> Plan:
         return unchecked(
             Plan,
-            model=profile.model,
-            method="exact",
+            **pattern.fields,
+            activation_bits=dict(pattern.activation_bits),
             max_accuracy_drop=request.max_accuracy_drop,
-            cut=cut.crossing,
-            device_nodes=cut.device_nodes,
-            layers=tuple(
-                made[width or None] for made, width in zip(self._planned, pattern.widths.tolist(), strict=True)
-            ),
-            activation_bits={
-                profile.values[value].name: width
-                for value, width in zip(network.values[pattern.cut], pattern.value_widths, strict=True)
-            },
-            time_s=float(prices.time_s[0]),
-            energy_j=float(prices.energy_j[0]),
-            cost=terms["server_cost"],
-            objective=float(prices.objective(request)[0]),
-            prices=terms,
-            download_bytes=download,
-            upload_bytes=-(-int(pattern.crossing_bits + network.exact_bits[pattern.cut]) // 8),
-            device_memory_bytes=download + cut.peak_bytes,
+            time_s=prices.time_s,
+            energy_j=prices.energy_j,
+            cost=prices.server_cost,
+            objective=prices.objective(request),
+            prices=prices.as_dict(),
             inferences_per_download=request.inferences_per_download,
-            by_cut=by_cut,
-            lower_bound=pattern.lower_bound,
-            predicted_drop=profile.noise_curve.drop_at(pattern.noise),
-            uncounted=tuple(profile.uncounted),
+            lower_bound=bound,
+            **{MAKE_BY_CUT: partial(table.by_cut, request, self.profile.closed_cuts)},
         )
-
-    def _by_cut(
-        self,
-        table: _Table,
-        prices: Prices[Floats],
-        objective: Floats,
-        met: NDArray[np.bool_],
-    ) -> tuple[CutPrice, ...]:
-        """The best pattern for each number of layers on the device."""
-        order = np.lexsort((objective, ~met, table.layers))
-        counts = table.layers[order]
-        first = order[np.flatnonzero(np.diff(counts, prepend=-1))]
-        columns = zip(
-            table.patterns.cut[first].tolist(), table.layers[first].tolist(), prices.time_s[first].tolist(),
-            prices.energy_j[first].tolist(), prices.server_cost[first].tolist(), objective[first].tolist(),
-            met[first].tolist(), strict=True,
-        )  # fmt: skip
-        cuts = self.profile.closed_cuts
-        return tuple(
-            unchecked(
-                CutPrice,
-                cut=cuts[cut].crossing, layers=layers, time_s=time_s, energy_j=energy_j, cost=cost, objective=total,
-                feasible=feasible,
-            )
-            for cut, layers, time_s, energy_j, cost, total, feasible in columns
-        )  # fmt: skip
-
-
-_ONE_BIT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-"""Bits of weights and bits that cross: none, one of weights, one that crosses."""
-
-
-def _slopes(values: Floats) -> tuple[float, float]:
-    """What a bit of weights and a bit that crosses add, from the values at ``_ONE_BIT``."""
-    return float(values[1] - values[0]), float(values[2] - values[0])

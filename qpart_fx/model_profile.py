@@ -17,6 +17,7 @@ from .exact_planner import ExactPlanner
 from .noise import LINEAR_FROM, WIDTHS
 from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
+from .plans import Plans, plan_all
 from .request import Request
 
 if TYPE_CHECKING:
@@ -146,9 +147,16 @@ class Profile:
         """
         return self._best(request, cut, method)
 
-    def plan_many(self, requests: Iterable[Request]) -> list[Plan]:
-        """A plan for each of ``requests``."""
-        return [self.plan(request) for request in requests]
+    def plan_many(self, requests: Iterable[Request]) -> Plans:
+        """The plan that :meth:`plan` makes for each of ``requests``, as a sequence: a million in seconds.
+
+        All are chosen now, and each is made when it is read. ``plans.feasible`` says which requests have a plan: to
+        read that of another raises the InfeasibleError that :meth:`plan` raises.
+
+        Raises:
+            RequestError: one of ``requests`` is something else.
+        """
+        return plan_all(self._exact, self.plan, requests)
 
     def compile(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, replace
+from dataclasses import MISSING, asdict, field, replace
 from dataclasses import fields as fields_of
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VERSION = 1
+
+MAKE_BY_CUT = "_make_by_cut"
+"""Where an :func:`unchecked` plan without ``by_cut`` keeps the function that makes it."""
 
 TERMS = (
     "device_time_s download_time_s upload_time_s round_trip_s server_time_s device_energy_j receive_energy_j "
@@ -95,7 +98,7 @@ class Plan:
     upload_bytes: int
     device_memory_bytes: int
     inferences_per_download: int
-    by_cut: tuple[CutPrice, ...] = ()
+    by_cut: tuple[CutPrice, ...] = field(default_factory=tuple)  # without a value in the class: see __getattr__
     lower_bound: float | None = None
     predicted_drop: float | None = None
     measured_drop: float | None = None
@@ -105,6 +108,23 @@ class Plan:
     samples_needed: int | None = None
     labelled: bool | None = None
     uncounted: tuple[str, ...] = ()
+
+    if not TYPE_CHECKING:  # who checks types would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """``by_cut`` of a plan made online: made when it is first read, since it takes longer than the rest."""
+            made = vars(self)
+            if name == "by_cut":
+                if (make := made.get(MAKE_BY_CUT)) is not None:
+                    made["by_cut"] = make()
+                    made.pop(MAKE_BY_CUT, None)
+                if "by_cut" in made:  # now, or because another thread has made it
+                    return made["by_cut"]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self.by_cut  # a copy should not need the table that it is made from
+        return vars(self)
 
     @property
     def weight_bits(self) -> dict[str, int]:

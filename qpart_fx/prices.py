@@ -1,11 +1,12 @@
 """What one inference costs: eqs. 3-8 and 14-17 of the paper term by term, and eqs. 24-26, the same as unit prices.
 
-Every quantity may be a number or a numpy array: a whole table of cuts is priced at once.
+Every quantity may be a number or a numpy array: a whole table of cuts is priced at once. So may the numbers in a
+request: many requests are priced at once, each as it is alone, to the last bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -44,7 +45,7 @@ class Prices(Generic[Quantity]):
         return weights.time * self.time_s + weights.energy * self.energy_j + weights.cost * self.server_cost
 
     def as_dict(self) -> dict[str, Quantity]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def price(
@@ -70,7 +71,7 @@ def price(
         upload_time_s=upload_time,
         round_trip_s=link.round_trip_s + 0 * upload_time,
         server_time_s=server_time,
-        device_energy_j=device_macs * (device.kappa * device.clock_hz**2 * device.cycles_per_mac),
+        device_energy_j=device_macs * (_cycle_energy_j(request) * device.cycles_per_mac),
         receive_energy_j=link.receive_power_w * download_time,
         transmit_energy_j=link.transmit_power_w * upload_time,
         server_cost=server.price_per_s * server_time,
@@ -81,7 +82,7 @@ def device_price_per_mac(request: Request) -> float:
     """xi of eq. 24."""
     device, weights = request.device, request.objective
     time = device.cycles_per_mac / device.clock_hz
-    energy = device.kappa * device.clock_hz**2 * device.cycles_per_mac
+    energy = _cycle_energy_j(request) * device.cycles_per_mac
     return weights.time * time + weights.energy * energy
 
 
@@ -104,5 +105,10 @@ def download_price_per_bit(request: Request) -> float:
     return full * _downloads_per_inference(request)
 
 
+def _cycle_energy_j(request: Request) -> float:
+    clock = request.device.clock_hz
+    return request.device.kappa * (clock * clock)  # an array's square is its product, a number's need not be
+
+
 def _downloads_per_inference(request: Request) -> float:
-    return 0.0 if request.device_holds_head else 1.0 / request.inferences_per_download
+    return (1.0 - request.device_holds_head) / request.inferences_per_download

@@ -16,6 +16,7 @@ import qpart_fx as qpart
 from qpart_fx.exact_planner import ExactPlanner
 from qpart_fx.model_profile import Profile
 from qpart_fx.noise import WIDTHS
+from qpart_fx.pattern_table import work_of
 
 
 class Branching(nn.Module):
@@ -87,7 +88,7 @@ def by_brute_force(profile: Profile, request: qpart.Request) -> float:
         noise += network.value_noise[values, of_values - WIDTHS[0]].sum(axis=1)
         bits = of_layers @ network.sizes[layers]
         places = np.full(len(bits), cut)
-        prices = planner._prices(request, places, bits, of_values @ network.value_sizes[values])
+        prices = work_of(network, places, bits, of_values @ network.value_sizes[values]).prices(request)
         met = noise <= budget * (1 + 1e-12)
         if request.device.memory_bytes is not None:
             met &= bits / 8 + network.peak_bytes[cut] <= request.device.memory_bytes

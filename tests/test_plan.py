@@ -132,7 +132,8 @@ def test_another_version_is_named(version: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [item.name for item in dataclasses.fields(Plan) if item.default is dataclasses.MISSING]
+    "name",
+    [item.name for item in dataclasses.fields(Plan) if item.default is item.default_factory is dataclasses.MISSING],
 )
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(ArtifactError, match=f"not a valid plan: {name}: "):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qpart_fx.prices import Prices
+from qpart_fx.prices import Prices, Quantity
 from qpart_fx.request import Request
 
 Floats = NDArray[np.float64]
@@ -24,7 +24,7 @@ class Choice:
     overstep: float = 1.0
 
 
-def limits_overstepped(request: Request, prices: Prices[Floats], memory_bytes: Floats) -> dict[str, Floats]:
+def limits_overstepped(request: Request, prices: Prices[Quantity], memory_bytes: Quantity) -> dict[str, Quantity]:
     """For each limit of the request, by the name of its field, each pattern's value over the limit's."""
     overstep = {}
     if request.device.memory_bytes is not None:
