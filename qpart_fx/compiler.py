@@ -27,6 +27,7 @@ from .profiling import profile_graph
 from .request import Request
 from .scores import Metric, scorer_of
 from .split_model import SplitModel
+from .weights_hash import weights_hash
 
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
 """The accuracy drops that Algorithm 1 stores patterns for."""
@@ -116,6 +117,7 @@ def profile(
         check,
         scorer_of(metric),
         model=type(model).__name__,
+        weights_hash=weights_hash(model),
         levels=drops,
         seed=seed,
         progress=partial(_bar, enabled=progress),

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from .errors import ArtifactError
 
-VERSION = 1
+VERSION = 2
 _MAX_MANIFEST = 1 << 28
 
 
@@ -54,7 +54,8 @@ def decode(content: bytes, *kinds: str) -> tuple[str, dict[str, Any], memoryview
     except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"the file's manifest is malformed: {error}") from None
     if version != VERSION:
-        raise ArtifactError(f"the file is of version {version!r}; this qpart_fx reads version {VERSION}: upgrade it")
+        remedy = "make it again" if isinstance(version, int) and version < VERSION else "upgrade it"
+        raise ArtifactError(f"the file is of version {version!r}; this qpart_fx reads version {VERSION}: {remedy}")
     if kind not in kinds:
         raise ArtifactError(f"the file is a {kind}, where a {' or '.join(kinds)} is needed")
     return kind, manifest, memoryview(data)

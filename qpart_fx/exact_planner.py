@@ -233,6 +233,7 @@ class ExactPlanner:
             "device_memory_bytes": download + place.peak_bytes,
             "predicted_drop": profile.noise_curve.drop_at(noise),
             "uncounted": tuple(profile.uncounted),
+            "weights_hash": profile.weights_hash,
         }
         memory = weight_bits / 8 + float(network.peak_bytes[cut])
         return _Pattern(cut, work, memory, activation_bits, fields)

@@ -21,6 +21,7 @@ from .plans import Plans, plan_all
 from .request import Request
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.fx import GraphModule
 
     from .calibration import Batch
@@ -97,16 +98,18 @@ class CutProfile:
 class Profile:
     """What does not depend on the request: the layers, the cuts, and how noise and accuracy hang together.
 
-    Made by :func:`qpart_fx.profile`. ``levels``: the accuracy drops that patterns are stored for.
-    ``adversarial_noise``: mean sigma* of eq. 22. ``curve``: accuracy drop over noise on the output. ``reference_drop``:
-    Delta_acc of eq. 22. ``ranges``: the calibrated range of every value that may cross. ``uncounted``: nodes whose MACs
-    nobody knows, with their operations. ``graph``: the captured float model. ``check``: samples held back to measure
-    plans on. ``closed_cuts``: every cut of the graph that can be best, ``complete`` unless the graph has too many.
-    ``values``: those that cross them. ``noise_curve``: the drop over the noise that plans are predicted to make.
-    ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
+    Made by :func:`qpart_fx.profile`. ``weights_hash``: of the model's weights; :meth:`require_weights` compares.
+    ``levels``: the accuracy drops that patterns are stored for. ``adversarial_noise``: mean sigma* of eq. 22.
+    ``curve``: accuracy drop over noise on the output. ``reference_drop``: Delta_acc of eq. 22. ``ranges``: the
+    calibrated range of every value that may cross. ``uncounted``: nodes whose MACs nobody knows, with their operations.
+    ``graph``: the captured float model. ``check``: samples held back to measure plans on. ``closed_cuts``: every cut of
+    the graph that can be best, ``complete`` unless the graph has too many. ``values``: those that cross them.
+    ``noise_curve``: the drop over the noise that plans are predicted to make. ``scorer``: what counts as accuracy; None
+    for a metric, which no file can hold.
     """
 
     model: str
+    weights_hash: str
     layers: tuple[LayerProfile, ...]
     cuts: tuple[CutProfile, ...]
     values: tuple[ValueProfile, ...]
@@ -130,6 +133,20 @@ class Profile:
         from .passes.capture import capture_report
 
         return capture_report(self.graph)
+
+    def require_weights(self, model: nn.Module) -> None:
+        """Refuse a model with other weights than the profile was made for, one trained further, for example.
+
+        Raises:
+            RequestError: the weights are others.
+        """
+        from .weights_hash import weights_hash
+
+        if weights_hash(model) != self.weights_hash:
+            raise RequestError(
+                f"this profile of {self.model} was made for other weights than those of the {type(model).__name__} "
+                "given: profile the model again"
+            )
 
     def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "exact") -> Plan:
         """The cheapest plan that meets ``request``: Algorithm 2 over the stored patterns.
@@ -271,6 +288,8 @@ class Profile:
         known = [(layer.name, layer.macs, layer.parameters) for layer in self.layers]
         quantized = {name for name in cut.crossing if name in self.ranges}
         same = planned == known and plan.device_nodes == cut.device_nodes and plan.activation_bits.keys() == quantized
+        if same and plan.weights_hash not in (None, self.weights_hash):
+            raise RequestError(f"the plan is for a {plan.model} of other weights than this profile's: plan again")
         if not same:
             raise RequestError(f"the plan ({plan.model}, cut at {', '.join(plan.cut)}) is not for this {self.model}")
 

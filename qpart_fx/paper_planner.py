@@ -117,6 +117,7 @@ class PaperPlanner:
             by_cut=self._by_cut(candidates, eligible),
             predicted_drop=self.profile.curve.drop_at(lost),
             uncounted=tuple(self.profile.uncounted),
+            weights_hash=self.profile.weights_hash,
         )
 
     def _by_cut(self, candidates: Candidates, eligible: NDArray[np.bool_]) -> tuple[CutPrice, ...]:

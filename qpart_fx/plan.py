@@ -79,7 +79,7 @@ class Plan:
     (which the true drop exceeds with probability 1 - ``confidence`` at most) and ``samples`` are None where nothing was
     measured; ``labelled`` says whether the drop is one of accuracy or of agreement with the float model.
     ``samples_needed``: how many samples would prove the budget if they lost as these did; None where no number would.
-    ``uncounted``: nodes whose MACs nobody knows, priced at nothing.
+    ``uncounted``: nodes whose MACs nobody knows, priced at nothing. ``weights_hash``: of the weights it was made for.
     """
 
     model: str
@@ -108,6 +108,7 @@ class Plan:
     samples_needed: int | None = None
     labelled: bool | None = None
     uncounted: tuple[str, ...] = ()
+    weights_hash: str | None = None
 
     if not TYPE_CHECKING:  # who checks types would take any name for an attribute
 

@@ -52,6 +52,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
         closed = [{**cut, "order": order} for cut in record["closed_cuts"]]
         return Profile(
             model=str(record["model"]),
+            weights_hash=str(record["weights_hash"]),
             layers=_LAYERS.validate_python(record["layers"]),
             cuts=_CUTS.validate_python(cuts),
             levels=tuple(_NUMBERS.validate_python(record["levels"])),
@@ -77,6 +78,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
     nodes = list(profile.graph.graph.nodes)
     return {
         "model": profile.model,
+        "weights_hash": profile.weights_hash,
         "weights": {node.name: dict(info(node).weights) for node in nodes if info(node).weights},
         "constants": [node.name for node in nodes if info(node).constant],
         "layers": [asdict(layer) for layer in profile.layers],

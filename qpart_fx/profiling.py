@@ -39,6 +39,7 @@ def profile_graph(
     scorer: Scorer,
     *,
     model: str,
+    weights_hash: str,
     levels: tuple[float, ...],
     seed: int,
     progress: Progress,
@@ -46,7 +47,8 @@ def profile_graph(
     """Profile an analysed ``graph`` on the samples ``fit``; ``check`` is only kept, to measure plans on later.
 
     Args:
-        model: its name. progress: shows how far a pass over batches has come, with what it is called.
+        model: its name. weights_hash: of its weights.
+        progress: shows how far a pass over batches has come, with what it is called.
     """
     layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
     chain = chain_cuts(graph, [node for node in graph.graph.nodes if node.name in layers])
@@ -68,6 +70,7 @@ def profile_graph(
     nodes = {node.name: node for node in graph.graph.nodes}
     return Profile(
         model=model,
+        weights_hash=weights_hash,
         layers=tuple(
             LayerProfile(
                 name=name,

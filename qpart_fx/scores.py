@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -111,15 +112,18 @@ class ClassScores(Scorer):
 
 @dataclass(frozen=True, slots=True)
 class MetricScores(Scorer):
-    """The user's own measure of accuracy."""
+    """The user's own measure of accuracy. Noise is that of all outputs of as many samples as the first has."""
 
     metric: Metric
 
     def scores(self, output: Any) -> Tensor:
-        scores = _first_tensor(output)
-        if scores is None or not scores.is_floating_point() or scores.dim() == 0:
+        tensors: list[Tensor] = []
+        take_apart(output, tensors)
+        scores = [each for each in tensors if each.is_floating_point() and each.dim()]
+        if not scores:
             raise CalibrationError("the model's output holds no floating-point tensor with a batch dimension")
-        return scores.flatten(1) if scores.dim() > 1 else scores[:, None]
+        rows = [each.reshape(len(each), -1) for each in scores if len(each) == len(scores[0])]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     def compare(self, clean: Any, output: Any, batch: Batch) -> Comparison:
         return Comparison(

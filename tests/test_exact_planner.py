@@ -182,3 +182,23 @@ def test_a_saved_profile_gives_the_same_plans(profile: Profile, tmp_path: Path) 
     loaded = qpart.load(path)
     assert isinstance(loaded, Profile)
     assert [loaded.plan(request) for request in variants()] == [profile.plan(request) for request in variants()]
+
+
+def test_a_profile_refuses_other_weights(profile: Profile, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Branching().eval()
+    profile = qpart.profile(model, [torch.randn(48, 2, 4, 4)], progress=False)
+    profile.require_weights(model)
+    profile.save(tmp_path / "profile.qpart")
+    loaded = qpart.load(tmp_path / "profile.qpart")
+    assert isinstance(loaded, Profile)
+    loaded.require_weights(model)
+    plan = profile.plan(qpart.Request.paper())
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    for known in (profile, loaded):
+        with pytest.raises(qpart.RequestError, match="made for other weights than those of the Branching"):
+            known.require_weights(model)
+    trained_on = qpart.profile(model, [torch.randn(48, 2, 4, 4)], progress=False)
+    with pytest.raises(qpart.RequestError, match="of other weights than this profile's: plan again"):
+        trained_on.compile(plan)

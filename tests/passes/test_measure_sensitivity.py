@@ -455,6 +455,9 @@ def test_layers_that_only_other_outputs_use_have_rows_of_zero() -> None:
     assert not found.layers.noise[row].any()
     assert np.delete(found.layers.noise, row, axis=0).all()
     assert "other" not in found.values
+    # Under a metric, which sees all outputs, their noise counts.
+    everything = prepared.sensitivity(MetricScores(lambda outputs, targets: 1.0))
+    assert (everything.layers.noise[row, AT_PROBED] > 0).all()
 
 
 class Decides(nn.Module):
