@@ -352,7 +352,7 @@ def _holds(found: Evidence, budget: float, confidence: float) -> bool:
         return False
     if found.lost is None or found.gained is None:
         return True
-    proof = drop_upper_bound(_ROOM, 0, found.samples, 1 - (1 - _CONFIDENCE) / 8) <= budget
+    proof = drop_upper_bound(min(_ROOM, found.samples), 0, found.samples, 1 - (1 - _CONFIDENCE) / 8) <= budget
     if proof or drop_upper_bound(0, 0, found.samples, _LIKELY) <= budget:
         return drop_upper_bound(found.lost, found.gained, found.samples, confidence if proof else _LIKELY) <= budget
     return True

@@ -133,9 +133,14 @@ def _look(graph: GraphModule, batches: Sequence[Batch], scorer: Scorer, progress
         replay = Replay(graph, batch)
         widen_ranges(ranges, replay, names)
         _require_sound_scores(scorer, replay, batch)
+        same = scorer.compare(replay.output, replay.output, batch)  # finds labels that do not fit here, not at the end
+        if same.reference != same.accuracy:
+            raise CalibrationError(
+                f"the metric gave {same.reference / batch.size:.6g} and then {same.accuracy / batch.size:.6g} for the same "
+                "outputs: it must depend on its arguments alone"
+            )
         if isinstance(scorer, ClassScores):
             margins.append(scorer.margins(replay.output))
-            scorer.compare(replay.output, replay.output, batch)  # labels that do not fit are found here, not at the end
     if not isinstance(scorer, ClassScores):
         return _Seen(ranges)
     distances = np.concatenate(margins)

@@ -173,3 +173,25 @@ def test_interrupted_profiling_leaves_the_model_as_it_was(monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         qpart.compile(model, REQUEST, calibration=[images(8)])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_samples_prove_next_to_nothing_and_say_so(count: int) -> None:
+    plan = qpart.compile(classifier(), REQUEST, calibration=[images(count)]).plan
+    assert plan is not None
+    assert plan.drop_upper_bound is not None
+    assert plan.samples_needed is not None
+    assert plan.drop_upper_bound > plan.max_accuracy_drop
+    assert plan.samples_needed > count
+
+
+def test_a_metric_that_does_not_repeat_itself_is_refused() -> None:
+    calls = iter(range(1000))
+    with pytest.raises(qpart.CalibrationError, match="gave 0 and then 0.1 for the same outputs"):
+        qpart.profile(classifier(), [images(20)], metric=lambda outputs, targets: next(calls) / 10, progress=False)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_a_metric_that_says_nothing_is_refused(value: float) -> None:
+    with pytest.raises(qpart.CalibrationError, match=r"lost between 0\.01 and 0\.5 at none|must be finite"):
+        qpart.profile(classifier(), [images(20)], metric=lambda outputs, targets: value, progress=False)
