@@ -136,8 +136,8 @@ def _look(graph: GraphModule, batches: Sequence[Batch], scorer: Scorer, progress
         same = scorer.compare(replay.output, replay.output, batch)  # finds labels that do not fit here, not at the end
         if same.reference != same.accuracy:
             raise CalibrationError(
-                f"the metric gave {same.reference / batch.size:.6g} and then {same.accuracy / batch.size:.6g} for the same "
-                "outputs: it must depend on its arguments alone"
+                f"the metric gave {same.reference / batch.size:.6g} and then {same.accuracy / batch.size:.6g} for the "
+                "same outputs: it must depend on its arguments alone"
             )
         if isinstance(scorer, ClassScores):
             margins.append(scorer.margins(replay.output))

@@ -187,7 +187,7 @@ def test_few_samples_prove_next_to_nothing_and_say_so(count: int) -> None:
 
 def test_a_metric_that_does_not_repeat_itself_is_refused() -> None:
     calls = iter(range(1000))
-    with pytest.raises(qpart.CalibrationError, match="gave 0 and then 0.1 for the same outputs"):
+    with pytest.raises(qpart.CalibrationError, match=r"gave 0 and then 0\.1 for the same outputs"):
         qpart.profile(classifier(), [images(20)], metric=lambda outputs, targets: next(calls) / 10, progress=False)
 
 
