@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +15,10 @@ from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
 from .prices import Prices, download_price_per_bit, upload_price_per_bit
 from .request import Request
-from .solver.allocate import PairAllocation, allocate_pairs
-from .solver.choice import Choice, choose_among, limits_overstepped
+from .solver.allocate import SLACK, PairAllocation, allocate_pairs
+from .solver.choice import Choice, limits_overstepped
 from .solver.patterns import Network, PatternMaker
+from .solver.width_speeds import solve
 
 if TYPE_CHECKING:
     from .model_profile import Profile
@@ -26,6 +27,10 @@ Integers = NDArray[np.int64]
 
 _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
+
+
+Widths = tuple[tuple[int, ...], tuple[int, ...]]
+"""Those that weights may have, and those of values that cross."""
 
 
 class _Pattern(NamedTuple):
@@ -41,13 +46,12 @@ class _Pattern(NamedTuple):
 
 @dataclass(frozen=True)
 class ExactPlanner:
-    """The patterns of each accuracy level once, and for every request a scan over those of its level."""
+    """The patterns of each accuracy level once, and for every request a scan over those of its level; or patterns made
+    for the request, where the device's speed depends on the width."""
 
     profile: Profile
-    _makers: dict[tuple[int, ...], PatternMaker] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[tuple[int, ...], float, int | None], PatternTable] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _makers: dict[Widths, PatternMaker] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[Widths, float, int | None], PatternTable] = field(default_factory=dict, init=False, repr=False)
     _stored: dict[tuple[PatternTable, int], _Pattern] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -59,6 +63,7 @@ class ExactPlanner:
         on_device = [set(cut.device_nodes) for cut in cuts]
         return Network(
             sizes=np.array([layer.parameters for layer in profile.layers], dtype=np.float64),
+            macs=np.array([layer.macs for layer in profile.layers], dtype=np.float64),
             noise=np.array([layer.noise_by_width for layer in profile.layers]).reshape(-1, len(WIDTHS)),
             value_sizes=np.array([value.elements for value in profile.values], dtype=np.float64),
             value_noise=np.array([value.noise_by_width for value in profile.values]).reshape(-1, len(WIDTHS)),
@@ -98,7 +103,9 @@ class ExactPlanner:
         Args:
             cut: the place of a cut in ``profile.closed_cuts``, to plan for it alone.
         """
-        table = self.table(request.device.weight_bits, drop, cut)
+        if request.device.speed_depends_on_width:
+            return self._best_anew(request, cut, drop)
+        table = self.table(request.device.widths, drop, cut)
         if table.rows.size:
             pattern = self._pattern_of(table, int(table.cheapest(request)))
             prices = pattern.work.prices(request)
@@ -114,17 +121,38 @@ class ExactPlanner:
         prices = pattern.work.prices(request)
         return self._plan(request, table, pattern, prices, table.lower_bound(request, prices))
 
-    def table(self, widths: tuple[int, ...], drop: float, cut: int | None = None) -> PatternTable:
+    def table(self, widths: Widths, drop: float, cut: int | None = None) -> PatternTable:
         """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""
         key = widths, drop, cut
         if key not in self._tables:
-            if widths not in self._makers:
-                self._makers[widths] = PatternMaker(self.network, widths)
             budget = self.profile.noise_curve.noise_at(drop)
-            patterns = self._makers[widths].patterns(budget, None if cut is None else [cut])
+            patterns = self._maker(widths).patterns(budget, None if cut is None else [cut])
             complete = self.profile.complete or cut is not None
             self._tables[key] = PatternTable.of(self.network, patterns, budget, complete)
         return self._tables[key]
+
+    def _maker(self, widths: Widths) -> PatternMaker:
+        if widths not in self._makers:
+            self._makers[widths] = PatternMaker(self.network, *widths)
+        return self._makers[widths]
+
+    def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
+        """As ``best``, for a device whose speed depends on the width: from patterns that are made for this request."""
+        budget, complete = self.profile.noise_curve.noise_at(drop), self.profile.complete or cut is not None
+        cuts = self._maker(request.device.widths).undominated if cut is None else [cut]
+        solved = solve(request, self.network, cuts, budget)
+        table = PatternTable.of(self.network, solved.patterns, budget, complete)
+        table = replace(table, work=replace(table.work, device_macs=solved.device_macs))
+        if solved.found:
+            row, choice = len(table.within) - 1, Choice(int(solved.patterns.cut[-1]), 0)
+        else:
+            near = table.work.prices(request)
+            limits = limits_overstepped(request, near, table.memory_bytes)
+            row, choice = table.nearest(near.objective(request), limits)
+        pattern = self._read(table, row)
+        prices = pattern.work.prices(request)
+        bound = solved.lower_bound and min(solved.lower_bound, prices.objective(request))
+        return self._plan(request, table, pattern, prices, bound if complete else None), choice
 
     def _best_under_limits(self, request: Request, table: PatternTable) -> tuple[Plan, Choice]:
         """As ``best``, where none keeps the budget, or the cheapest that does need not be the best in the limits."""
@@ -139,11 +167,8 @@ class ExactPlanner:
             row, reached = int(np.where(met, objective, np.inf).argmin()), float(objective[met].min())
             choice = Choice(int(patterns.cut[row]), 0)
         else:
-            overstep = {"max_accuracy_drop": patterns.noise / table.budget * (1 - 1e-9), **limits}
-            columns = {name: values[:, None] for name, values in overstep.items()}
-            nearest = choose_among(objective[:, None], columns, np.ones((len(objective), 1), dtype=np.bool_))
-            row, reached = nearest.cut, np.inf
-            choice = Choice(int(patterns.cut[row]), 0, nearest.limit, nearest.overstep)
+            row, choice = table.nearest(objective, limits)
+            reached = np.inf
         pattern = self._pattern_of(table, row)
         if limits and bool((bounds[kept] < reached * (1 - 1e-12)).any()):
             # A limit stands in the way of better patterns: what meets it may lie between the stored ones.
@@ -160,20 +185,23 @@ class ExactPlanner:
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
-        maker, best, least = self._makers[request.device.weight_bits], None, reached
+        maker, best, least = self._maker(request.device.widths), None, reached
         no_bits = np.zeros(len(cuts))
-        fixed = work_of(self.network, cuts, no_bits, no_bits).prices(request)
+        without_bits = work_of(self.network, cuts, no_bits, no_bits)
+        fixed = without_bits.prices(request)
         times, energies, bases = fixed.time_s.tolist(), fixed.energy_j.tolist(), fixed.objective(request).tolist()
         bit = Work(0.0, 0.0, 1.0, 1.0).prices(request)
         prices = download_price_per_bit(request), upload_price_per_bit(request)
-        for cut, time_s, energy_j, base in zip(cuts.tolist(), times, energies, bases, strict=True):
+        for place, (cut, time_s, energy_j, base) in enumerate(zip(cuts.tolist(), times, energies, bases, strict=True)):
             rows = []
             if request.device.memory_bytes is not None:
                 rows.append((1 / 8, 0.0, request.device.memory_bytes - float(self.network.peak_bytes[cut])))
             if request.deadline_s is not None:
-                rows.append((bit.download_time_s, bit.upload_time_s, request.deadline_s - time_s))
+                most = request.deadline_s * (1 + SLACK) - time_s
+                rows.append((bit.download_time_s, bit.upload_time_s, most))
             if request.energy_budget_j is not None:
-                rows.append((bit.receive_energy_j, bit.transmit_energy_j, request.energy_budget_j - energy_j))
+                most = request.energy_budget_j * (1 + SLACK) - energy_j
+                rows.append((bit.receive_energy_j, bit.transmit_energy_j, most))
             weights, crossing = maker.least_bits(cut, budget)
             if any(a * weights + b * crossing > c + 1e-9 * abs(c) for a, b, c in rows):
                 continue
@@ -184,41 +212,35 @@ class ExactPlanner:
             objective = base + found.objective
             if objective < reached * (1 - 1e-12):
                 reached = objective
-                allowed = np.array(request.device.weight_bits, dtype=np.uint8)
                 widths = np.zeros(len(self.network.sizes), dtype=np.uint8)
-                widths[self.network.layers[cut]] = allowed[found.weight_options]
-                value_widths = tuple(int(allowed[option]) for option in found.crossing_options)
-                best = self._pattern(cut, widths, value_widths, found.weight_bits, found.crossing_bits, found.noise)
+                widths[self.network.layers[cut]] = np.array(maker.widths, dtype=np.uint8)[found.weight_options]
+                value_widths = tuple(maker.value_widths[option] for option in found.crossing_options)
+                of_cut = without_bits.of(place)
+                work = replace(
+                    of_cut,
+                    download_bits=found.weight_bits,
+                    upload_bits=of_cut.upload_bits + found.crossing_bits,
+                )
+                best = self._pattern(cut, widths, value_widths, work, found.noise)
         return best, least
 
     def _pattern_of(self, table: PatternTable, row: int) -> _Pattern:
         """A row of ``table``; made once, since many requests are answered by the same."""
         key = table, row
         if key not in self._stored:
-            stored = table.patterns
-            self._stored[key] = self._pattern(
-                int(stored.cut[row]), stored.widths[row], stored.value_widths[row],
-                float(stored.weight_bits[row]), float(stored.crossing_bits[row]), float(stored.noise[row]),
-            )  # fmt: skip
+            self._stored[key] = self._read(table, row)
         return self._stored[key]
 
+    def _read(self, table: PatternTable, row: int) -> _Pattern:
+        patterns = table.patterns
+        cut, noise = int(patterns.cut[row]), float(patterns.noise[row])
+        return self._pattern(cut, patterns.widths[row], patterns.value_widths[row], table.work.of(row), noise)
+
     def _pattern(
-        self,
-        cut: int,
-        widths: NDArray[np.uint8],
-        value_widths: tuple[int, ...],
-        weight_bits: float,
-        crossing_bits: float,
-        noise: float,
+        self, cut: int, widths: NDArray[np.uint8], value_widths: tuple[int, ...], work: Work[float], noise: float
     ) -> _Pattern:
         profile, network, place = self.profile, self.network, self.profile.closed_cuts[cut]
-        work = Work(
-            float(network.device_macs[cut]),
-            float(network.server_macs[cut]),
-            weight_bits,
-            crossing_bits + float(network.exact_bits[cut]),
-        )
-        download = -(-int(weight_bits) // 8)
+        download = -(-int(work.download_bits) // 8)
         activation_bits = {
             profile.values[value].name: width for value, width in zip(network.values[cut], value_widths, strict=True)
         }
@@ -235,7 +257,7 @@ class ExactPlanner:
             "uncounted": tuple(profile.uncounted),
             "weights_hash": profile.weights_hash,
         }
-        memory = weight_bits / 8 + float(network.peak_bytes[cut])
+        memory = work.download_bits / 8 + float(network.peak_bytes[cut])
         return _Pattern(cut, work, memory, activation_bits, fields)
 
     def _plan(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import RequestError
 from .plan import CutPrice, Plan, PlannedLayer
 from .request import Request
 from .solver.choice import Choice
@@ -69,7 +70,15 @@ class PaperPlanner:
 
         Args:
             cut: the place of a cut in ``profile.cuts``, to plan for it alone.
+
+        Raises:
+            RequestError: the device's speed depends on the width, which no equation of the paper knows.
         """
+        if request.device.speed_depends_on_width:
+            raise RequestError(
+                f"device.cycles_per_mac = {request.device.cycles_per_mac}: the paper's method knows one speed for all "
+                "MACs (eqs. 5, 6); give one number, or plan with method='exact'"
+            )
         candidates = price_patterns(request, self._chain, self._patterns)
         allowed = np.array([0.0, *self.profile.levels]) <= drop
         everywhere = np.ones(len(self.profile.cuts), dtype=bool)
@@ -153,8 +162,12 @@ def why_infeasible(choice: Choice, plan: Plan, request: Request) -> str:
     value: Any = request
     for part in choice.limit.split("."):
         value = getattr(value, part)
+    device = request.device
+    widths = f"device.weight_bits = {device.weight_bits}"
+    if device.activation_bits is not None:
+        widths += f" and device.activation_bits = {device.activation_bits}"
     needs = {
-        "max_accuracy_drop": f"the widths in device.weight_bits = {request.device.weight_bits} are too few bits",
+        "max_accuracy_drop": f"the widths in {widths} are too few bits",
         "device.memory_bytes": f"it needs {plan.device_memory_bytes:,} bytes",
         "deadline_s": f"it takes {plan.time_s:.6g} s",
         "energy_budget_j": f"it takes {plan.energy_j:.6g} J",

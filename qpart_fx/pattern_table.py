@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic
 
@@ -22,7 +22,7 @@ from .prices import (
     upload_price_per_bit,
 )
 from .request import Request
-from .solver.choice import limits_overstepped
+from .solver.choice import Choice, choose_among, limits_overstepped
 from .solver.patterns import Network, Patterns
 
 Floats = NDArray[np.float64]
@@ -51,6 +51,11 @@ class Work(Generic[Quantity]):
     def at(self: Work[Floats], rows: Integers) -> Work[Floats]:
         """That of some of the patterns."""
         return Work(self.device_macs[rows], self.server_macs[rows], self.download_bits[rows], self.upload_bits[rows])
+
+    def of(self: Work[Floats], row: int) -> Work[float]:
+        """That of one pattern."""
+        columns = self.device_macs, self.server_macs, self.download_bits, self.upload_bits
+        return Work(*(float(column[row]) for column in columns))
 
 
 def work_of(network: Network, cut: Integers, weight_bits: Floats, crossing_bits: Floats) -> Work[Floats]:
@@ -131,6 +136,14 @@ class PatternTable:
     def met(self, limits: Mapping[str, Floats]) -> NDArray[np.bool_]:
         """Which patterns keep the budget and meet ``limits``: for each, every pattern's value over the limit's."""
         return np.asarray(np.all([self.within, *(values <= 1 for values in limits.values())], axis=0))
+
+    def nearest(self, objective: Floats, limits: Mapping[str, Floats]) -> tuple[int, Choice]:
+        """Where no pattern keeps the budget and meets ``limits``, as of ``met``: the row of the one that oversteps them
+        least, and by what."""
+        overstep = {"max_accuracy_drop": self.patterns.noise / self.budget * (1 - 1e-9), **limits}
+        columns = {name: values[:, None] for name, values in overstep.items()}
+        nearest = choose_among(objective[:, None], columns, np.ones((len(objective), 1), dtype=np.bool_))
+        return nearest.cut, replace(nearest, cut=int(self.patterns.cut[nearest.cut]))
 
     def by_cut(self, request: Request, cuts: Sequence[Cut]) -> tuple[CutPrice, ...]:
         """The best pattern for each number of layers on the device."""

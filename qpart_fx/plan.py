@@ -51,7 +51,8 @@ class PlannedLayer:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class CutPrice:
-    """What the best pattern at one cut would cost under the same request (one point of the paper's Fig. 5)."""
+    """What the best pattern at one cut would cost under the same request (one point of the paper's Fig. 5); where the
+    device's speed depends on the width, one close to the best."""
 
     cut: tuple[str, ...]
     layers: int

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InfeasibleError, RequestError
-from .exact_planner import ExactPlanner
+from .exact_planner import ExactPlanner, Widths
 from .pattern_table import PatternTable
 from .plan import Plan
 from .request import Request
@@ -75,14 +75,20 @@ class Plans(Sequence[Plan]):
 def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: Iterable[Request]) -> Plans:
     """The plan of ``planner`` for each of ``requests``: those that ``plan`` makes, or the errors it raises.
 
-    All without limits are answered together, and those whose limits the cheapest pattern meets; the others one by one.
+    All without limits are answered together, and those whose limits the cheapest pattern meets; the others one by one,
+    and those of devices whose speed depends on the width.
     """
     asked = tuple(requests)
-    groups: defaultdict[tuple[tuple[int, ...], float], list[int]] = defaultdict(list)
+    groups: defaultdict[tuple[Widths, float], list[int]] = defaultdict(list)
+    alone: list[int] = []
     for index, request in enumerate(asked):
         if not isinstance(request, Request):
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
-        groups[request.device.weight_bits, planner.first_drop(request)].append(index)
+        device = request.device
+        if device.speed_depends_on_width:
+            alone.append(index)
+        else:
+            groups[device.widths, planner.first_drop(request)].append(index)
     count, columns = len(asked), columns_of(asked)
     objective, row = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
     cut, answers = np.full(count, -1, dtype=np.int64), np.full(count, None, dtype=np.object_)
@@ -91,16 +97,18 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
         places = np.array(members)
         size = max(1, _TOGETHER // len(table.within))
         for part in np.split(places, range(size, len(places), size)):
-            alone = part
-            if table.rows.size:
-                best, costs, settled = _cheapest(table, stacked(columns[:, part]))
-                known, alone = part[settled], part[~settled]
-                answers[known], row[known], objective[known] = table, best[settled], costs[settled]
-                cut[known] = table.patterns.cut[best[settled]]
-            for index in alone.tolist():
-                made, choice = planner.best(asked[index], None, drop)
-                if choice.limit is None:
-                    answers[index], objective[index], cut[index] = made, made.objective, choice.cut
+            if not table.rows.size:
+                alone += part.tolist()
+                continue
+            best, costs, settled = _cheapest(table, stacked(columns[:, part]))
+            known = part[settled]
+            answers[known], row[known], objective[known] = table, best[settled], costs[settled]
+            cut[known] = table.patterns.cut[best[settled]]
+            alone += part[~settled].tolist()
+    for index in alone:
+        made, choice = planner.best(asked[index], None, planner.first_drop(asked[index]))
+        if choice.limit is None:
+            answers[index], objective[index], cut[index] = made, made.objective, choice.cut
     feasible = cut >= 0
     for column in (feasible, objective, cut):
         column.flags.writeable = False

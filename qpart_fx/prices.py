@@ -58,20 +58,23 @@ def price(
 ) -> Prices[Quantity]:
     """Price one inference that does ``device_macs`` on the device and ``server_macs`` on the server (eqs. 3-8, 14-16).
 
-    ``download_bits`` is the head (Z_w of eq. 14): its time and energy are shared by ``inferences_per_download``
-    inferences, and are nothing when the device holds the head. ``upload_bits`` is the activation (Z_x).
+    Where the device's speed depends on the width, a MAC in ``device_macs`` counts as so many as its cycles are of those
+    of a MAC without weights. ``download_bits`` is the head (Z_w of eq. 14): its time and energy are shared by
+    ``inferences_per_download`` inferences, and are nothing when the device holds the head. ``upload_bits`` is the
+    activation (Z_x).
     """
     device, server, link = request.device, request.server, request.link
+    cycles_per_mac = device.float_cycles_per_mac
     download_time = download_bits * (_downloads_per_inference(request) / link.downlink_bps)
     upload_time = upload_bits / link.uplink_bps
     server_time = server_macs * (server.cycles_per_mac / server.clock_hz)
     return Prices(
-        device_time_s=device_macs * (device.cycles_per_mac / device.clock_hz),
+        device_time_s=device_macs * (cycles_per_mac / device.clock_hz),
         download_time_s=download_time,
         upload_time_s=upload_time,
         round_trip_s=link.round_trip_s + 0 * upload_time,
         server_time_s=server_time,
-        device_energy_j=device_macs * (_cycle_energy_j(request) * device.cycles_per_mac),
+        device_energy_j=device_macs * (_cycle_energy_j(request) * cycles_per_mac),
         receive_energy_j=link.receive_power_w * download_time,
         transmit_energy_j=link.transmit_power_w * upload_time,
         server_cost=server.price_per_s * server_time,
@@ -79,10 +82,11 @@ def price(
 
 
 def device_price_per_mac(request: Request) -> float:
-    """xi of eq. 24."""
+    """xi of eq. 24; of a MAC without weights where the device's speed depends on the width."""
     device, weights = request.device, request.objective
-    time = device.cycles_per_mac / device.clock_hz
-    energy = _cycle_energy_j(request) * device.cycles_per_mac
+    cycles_per_mac = device.float_cycles_per_mac
+    time = cycles_per_mac / device.clock_hz
+    energy = _cycle_energy_j(request) * cycles_per_mac
     return weights.time * time + weights.energy * energy
 
 

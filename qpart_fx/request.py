@@ -7,12 +7,12 @@ Every field is validated on construction and carries its unit in its name; a mis
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from . import channel
@@ -72,20 +72,102 @@ def _widths(widths: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(widths)))
 
 
+Widths = Annotated[tuple[Width, ...], AfterValidator(_widths)]
+
+
+class CyclesByWidth(Mapping[int, float]):
+    """Cycles of a MAC for each of some widths, by rising width; immutable, and as hashable as the request it is in."""
+
+    def __init__(self, cycles: Mapping[int, float]) -> None:
+        self._cycles = dict(sorted(cycles.items()))
+
+    @property
+    def largest(self) -> float:
+        """Those of the largest width."""
+        return next(reversed(self._cycles.values()))
+
+    def at(self, bits: int) -> float:
+        """Those of the least width that is not below ``bits``, or else of the largest."""
+        return next((cycles for width, cycles in self._cycles.items() if width >= bits), self.largest)
+
+    def __getitem__(self, bits: int) -> float:
+        return self._cycles[bits]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cycles)
+
+    def __len__(self) -> int:
+        return len(self._cycles)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._cycles.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._cycles)
+
+
+_ONE_SPEED = TypeAdapter(Positive)
+_SPEEDS = TypeAdapter(dict[Width, Positive])
+
+
+def _cycles(given: Any) -> float | Mapping[int, float]:
+    if not isinstance(given, Mapping):
+        return _ONE_SPEED.validate_python(given)
+    if not given:
+        raise ValueError("name the cycles of at least one width, from 2 to 16 bits")
+    return CyclesByWidth(_SPEEDS.validate_python(dict(given)))
+
+
 @_validated
 class Device:
     """The device that runs the head.
 
-    ``clock_hz``: cycles a second (f of eq. 5). ``cycles_per_mac``: gamma of eq. 5. ``kappa``: energy of a cycle is
+    ``clock_hz``: cycles a second (f of eq. 5). ``cycles_per_mac``: gamma of eq. 5, one number, or ``{bits: cycles}``
+    where MACs with narrow weights take fewer; see :meth:`cycles_at`. ``kappa``: energy of a cycle is
     kappa * clock_hz**2 joules (eq. 6). ``memory_bytes``: what the head's weights and the peak of its live activations
     must fit in, None for no limit. ``weight_bits``: the widths that the device can store, from 2 to 16.
+    ``activation_bits``: those that it can send, None for the same.
     """
 
     clock_hz: Positive
-    cycles_per_mac: Positive
+    cycles_per_mac: Annotated[float | Mapping[int, float], PlainValidator(_cycles)]
     kappa: NonNegative = PAPER_KAPPA
     memory_bytes: Annotated[int, Field(gt=0, le=1 << 60)] | None = None
-    weight_bits: Annotated[tuple[Width, ...], AfterValidator(_widths)] = tuple(range(2, 17))
+    weight_bits: Widths = tuple(range(2, 17))
+    activation_bits: Widths | None = None
+
+    @property
+    def crossing_bits(self) -> tuple[int, ...]:
+        """The widths that values which cross may have."""
+        return self.weight_bits if self.activation_bits is None else self.activation_bits
+
+    @property
+    def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those that weights may have, and those that values which cross may have."""
+        return self.weight_bits, self.crossing_bits
+
+    @property
+    def float_cycles_per_mac(self) -> float:
+        """Cycles of a MAC that no weight of the plan takes part in: those of the largest listed width."""
+        cycles = self.cycles_per_mac
+        return cycles.largest if isinstance(cycles, CyclesByWidth) else cycles  # type: ignore[return-value]  # a number
+
+    def cycles_at(self, bits: int) -> float:
+        """Cycles of a MAC with a weight of ``bits`` bits: those of the least listed width that holds it, or else of the
+        largest one.
+
+        >>> device = Device(clock_hz=1e9, cycles_per_mac={4: 0.5, 8: 1})
+        >>> [device.cycles_at(bits) for bits in (2, 4, 5, 8, 9)]
+        [0.5, 0.5, 1.0, 1.0, 1.0]
+        """
+        cycles = self.cycles_per_mac
+        return cycles.at(bits) if isinstance(cycles, CyclesByWidth) else self.float_cycles_per_mac
+
+    @property
+    def speed_depends_on_width(self) -> bool:
+        """Whether a plan's widths decide how long its MACs take."""
+        cycles = self.cycles_per_mac
+        return isinstance(cycles, CyclesByWidth) and any(cycles.at(bits) != cycles.largest for bits in self.weight_bits)
 
 
 @_validated

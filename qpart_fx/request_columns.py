@@ -19,7 +19,11 @@ _PARTS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "objective": (Objective, ("time", "energy", "cost")),
 }
 _OWN = ("inferences_per_download", "device_holds_head", "deadline_s", "energy_budget_j")
-_read = attrgetter(*(f"{part}.{name}" for part, (_, names) in _PARTS.items() for name in names), *_OWN)
+_ONE_NUMBER = {"device.cycles_per_mac": "device.float_cycles_per_mac"}
+"""What is read in place of a field that need not be one number."""
+
+_FIELDS = [f"{part}.{name}" for part, (_, names) in _PARTS.items() for name in names]
+_read = attrgetter(*(_ONE_NUMBER.get(name, name) for name in _FIELDS), *_OWN)
 
 _AT_ONCE = 512
 """Requests that are read at once: what is read of them should not need much memory twice."""

@@ -16,6 +16,7 @@ from torch import nn
 
 import qpart_fx as qpart
 from qpart_fx.model_profile import Profile
+from qpart_fx.noise import WIDTHS
 from qpart_fx.pattern_table import PatternTable, Work
 from qpart_fx.plan import MAKE_BY_CUT, CutPrice, Plan
 from qpart_fx.request_columns import columns_of, stacked
@@ -48,10 +49,11 @@ def variant(random: np.random.Generator) -> qpart.Request:
         max_accuracy_drop=float(random.choice([0.0, 0.0004, 0.001, 0.012, 0.05, 0.3])),
         device=qpart.Device(
             clock_hz=some(4, 9),
-            cycles_per_mac=some(-1, 1),
+            cycles_per_mac=perhaps(0.1, {4: some(-1, 1), 8: some(-1, 1)}) or some(-1, 1),
             kappa=some(-26, -18),
             memory_bytes=perhaps(limited, int(some(1.5, 4))),
             weight_bits=widths,
+            activation_bits=perhaps(0.2, (3, 8)),
         ),
         server=qpart.Server(clock_hz=some(6, 10), cycles_per_mac=some(-1, 1), price_per_s=some(-3, 3)),
         link=qpart.Link(
@@ -89,9 +91,9 @@ def unproven(profile: Profile, request: qpart.Request) -> PatternTable:
     """The request's table, made as if the solver had not gone to the end: the weights might need 10 % fewer bits."""
     planner = profile._exact
     drop = planner.first_drop(request)
-    table = planner.table(request.device.weight_bits, drop)
+    table = planner.table(request.device.widths, drop)
     least = dataclasses.replace(table.work, download_bits=table.work.download_bits * 0.9)
-    planner._tables[request.device.weight_bits, drop, None] = made = dataclasses.replace(
+    planner._tables[request.device.widths, drop, None] = made = dataclasses.replace(
         table, least_work=least, proven=False
     )
     return made
@@ -124,7 +126,7 @@ def test_many_requests_get_the_plans_that_each_gets_alone(profile: Profile) -> N
 def test_also_where_patterns_are_not_proven_the_best() -> None:
     profile = fresh_profile()
     requests = variants(150, seed=1)
-    tables = {(each.device.weight_bits, profile._exact.first_drop(each)): each for each in requests}
+    tables = {(each.device.widths, profile._exact.first_drop(each)): each for each in requests}
     for request in tables.values():
         unproven(profile, request)
     plans = profile.plan_many(requests)
@@ -139,7 +141,13 @@ def test_the_bound_of_patterns_that_are_not_proven_is_that_of_the_fewest_bits() 
     for request in variants(40, seed=2):
         free = dataclasses.replace(
             request,
-            device=dataclasses.replace(request.device, memory_bytes=None, weight_bits=tuple(range(2, 17))),
+            device=dataclasses.replace(
+                request.device,
+                cycles_per_mac=request.device.float_cycles_per_mac,
+                memory_bytes=None,
+                weight_bits=WIDTHS,
+                activation_bits=None,
+            ),
             deadline_s=None,
             energy_budget_j=None,
         )
@@ -151,7 +159,7 @@ def test_the_bound_of_patterns_that_are_not_proven_is_that_of_the_fewest_bits() 
 def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Profile) -> None:
     planner = profile._exact
     for request in variants(200, seed=3):
-        table = planner.table(request.device.weight_bits, planner.first_drop(request))
+        table = planner.table(request.device.widths, planner.first_drop(request))
         if not table.rows.size:
             continue
         objective = np.where(table.within, table.work.prices(request).objective(request), np.inf)
@@ -159,7 +167,7 @@ def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Pro
         assert table.within[row]
         assert objective[row] <= objective.min() * (1 + 1e-12)
     free = dataclasses.replace(variants(1)[0], objective=qpart.Objective(0, 0, 0))
-    table = planner.table(tuple(range(2, 17)), 0.01)
+    table = planner.table((WIDTHS, WIDTHS), 0.01)
     backwards = dataclasses.replace(table, rows=table.rows[::-1])
     assert table.cheapest(free) == table.rows[0]
     assert backwards.cheapest(free) == table.rows[-1]

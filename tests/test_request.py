@@ -39,7 +39,7 @@ NOT_NEGATIVE = {
     Objective: "time energy cost",
     Request: "max_accuracy_drop",
 }
-BAD = [
+BAD: list[tuple[type, str, Any]] = [
     *(
         (cls, name, bad)
         for cls, names in POSITIVE.items()
@@ -53,6 +53,10 @@ BAD = [
     *((Request, name, bad) for name in ("device", "server", "link", "objective") for bad in (None, 3, "fast")),
     *((Device, "memory_bytes", bad) for bad in (0, -1, 1.5, INF, "much")),
     *((Device, "weight_bits", bad) for bad in ((), 8, "48", None)),
+    *((Device, "activation_bits", bad) for bad in ((), 8, "48")),
+    (Device, "cycles_per_mac", {}),
+    (Device, "cycles_per_mac", [(4, 1.0)]),
+    (Device, "cycles_per_mac", None),
 ]
 
 
@@ -69,6 +73,18 @@ def test_a_bad_value_is_named_with_its_class_and_field(cls: type, name: str, bad
 def test_a_width_that_nobody_can_store_is_named_with_its_place(width: float) -> None:
     with pytest.raises(RequestError, match=rf"Device\.weight_bits\.1 = {width}: "):
         Device(clock_hz=1e8, cycles_per_mac=5.0, weight_bits=(8, width))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [1, 17, 4.5, "eight"])
+def test_cycles_at_a_width_that_nobody_can_store_are_refused(width: Any) -> None:
+    with pytest.raises(RequestError, match=rf"Device\.cycles_per_mac\.{width}.* = {width!r}: "):
+        Device(clock_hz=1e8, cycles_per_mac={8: 1.0, width: 2.0})
+
+
+@pytest.mark.parametrize("cycles", [0, -1.0, NAN, INF, "many", None])
+def test_impossible_cycles_are_named_with_their_width(cycles: Any) -> None:
+    with pytest.raises(RequestError, match=rf"Device\.cycles_per_mac\.4 = {cycles!r}: "):
+        Device(clock_hz=1e8, cycles_per_mac={4: cycles, 8: 1.0})
 
 
 @pytest.mark.parametrize("cls", VALID)
@@ -115,6 +131,42 @@ def test_the_ends_of_the_budget_are_legal() -> None:
 def test_widths_are_sorted_and_unique() -> None:
     assert Device(1e8, 5.0, weight_bits=[8, 2, 16, 8]).weight_bits == (2, 8, 16)  # type: ignore[arg-type]
     assert Device(1e8, 5.0).weight_bits == tuple(range(2, 17))
+
+
+def test_values_that_cross_have_the_widths_of_weights_unless_others_are_named() -> None:
+    assert Device(1e8, 5.0, weight_bits=(4, 8)).crossing_bits == (4, 8)
+    assert Device(1e8, 5.0, weight_bits=(4, 8), activation_bits=[16, 8, 8]).crossing_bits == (8, 16)  # type: ignore[arg-type]
+
+
+def test_a_layer_takes_the_cycles_of_the_least_width_that_holds_it() -> None:
+    device = Device(1e8, {8: 2, 4: 1, 12: 5})
+    assert [device.cycles_at(bits) for bits in (2, 4, 5, 8, 9, 12, 13, 16)] == [1, 1, 2, 2, 5, 5, 5, 5]
+    assert device.float_cycles_per_mac == 5
+    assert (
+        [Device(1e8, 3.0).cycles_at(bits) for bits in (2, 16)] == [3, 3] == 2 * [Device(1e8, 3.0).float_cycles_per_mac]
+    )
+
+
+def test_the_speed_depends_on_the_width_where_widths_of_the_device_differ_in_it() -> None:
+    assert Device(1e8, {4: 1, 8: 2}).speed_depends_on_width
+    assert Device(1e8, {4: 1, 8: 2}, weight_bits=(4,)).speed_depends_on_width  # MACs without weights take 2
+    assert not Device(1e8, {4: 1, 8: 2}, weight_bits=(6, 8, 16)).speed_depends_on_width
+    assert not Device(1e8, {4: 2, 8: 2}).speed_depends_on_width
+    assert not Device(1e8, 2).speed_depends_on_width
+
+
+def test_cycles_by_width_are_a_value_like_any_other() -> None:
+    given = {8: 1, 4: 0.5}
+    device = Device(1e8, given)
+    given[4] = 9.0
+    assert device == Device(1e8, {4: 0.5, 8: 1.0}) != Device(1e8, {4: 0.5, 8: 2.0})
+    assert device.cycles_per_mac == {4: 0.5, 8: 1.0}
+    assert hash(device) == hash(Device(1e8, {4: 0.5, 8: 1.0}))
+    assert "cycles_per_mac={4: 0.5, 8: 1.0}" in repr(device)
+    assert pickle.loads(pickle.dumps(device)) == copy.deepcopy(device) == device
+    assert dataclasses.replace(device, kappa=0.0).cycles_per_mac == device.cycles_per_mac
+    with pytest.raises(TypeError):
+        device.cycles_per_mac[4] = 1.0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("cls", VALID)

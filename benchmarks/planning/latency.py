@@ -61,7 +61,7 @@ def measure(profile: qpart.Profile) -> dict[str, Any]:
     start = thread_time_ns()
     profile.plan_many(requests)
     per_s = len(requests) / (thread_time_ns() - start) * 1e9
-    maker = PatternMaker(ExactPlanner(profile).network, WIDTHS)
+    maker = PatternMaker(ExactPlanner(profile).network, WIDTHS, WIDTHS)
     table = maker.patterns(profile.noise_curve.noise_at(0.01))
     return {
         "times": {"stored": stored, **_with_limits(profile, requests, random)},
@@ -102,7 +102,7 @@ def _limited(profile: qpart.Profile, asked: qpart.Request, random: np.random.Gen
     if not free.weight_bits:
         return None
     tighter = float(random.uniform(0.8, 0.99))
-    speed = asked.device.clock_hz / asked.device.cycles_per_mac
+    speed = asked.device.clock_hz / asked.device.float_cycles_per_mac
     numbers = asked.max_accuracy_drop, speed, asked.link.uplink_bps, asked.inferences_per_download
     kind = int(random.integers(3))
     if kind == 0:

@@ -226,7 +226,50 @@ class Relaxation:
 
     def allocate(self, budget: float, *, max_states: int = MAX_STATES) -> Allocation | None:
         """As the function ``allocate``, which this saves the work of reading the tables again."""
-        return _solve(self, float(_limit(budget)), np.inf, max_states)[0]
+        return self.allocate_below(np.inf, budget, max_states=max_states)[0]
+
+    def allocate_below(
+        self, cost: float, budget: float, *, max_states: int = MAX_STATES
+    ) -> tuple[Allocation | None, float]:
+        """As ``allocate``, if it costs less than ``cost``; and what no answer costs less than that was not seen for
+        want of room, inf where nothing was left out."""
+        return _solve(self, float(_limit(budget)), cost, max_states)
+
+    def of_each(self, among: Booleans, budget: float) -> tuple[Floats, Integers]:
+        """The relaxed answers for some of the items alone: those marked in a row of ``among``, for every row.
+
+        Args:
+            among: shape (rows, items).
+
+        Returns:
+            A lower bound of the cost for each row, inf where nothing is within ``budget``. And the options of the
+            relaxed answer without its fractional step, hence within the budget, or those of least noise where nothing
+            is; of shape (rows, items), where those of items that are not marked mean nothing.
+
+        >>> bounds, options = Relaxation.of([[8, 0], [6, 1]], [[1, 4], [0, 2]]).of_each(np.eye(2, dtype=bool), 2)
+        >>> bounds, options.diagonal()
+        (array([5.33333333, 1.        ]), array([0, 1]))
+        """
+        points, steps, limit = self.points, self.steps, float(_limit(budget))
+        if (self.last < self.first).any():
+            raise ValueError("an item has no option")
+        item = points.item[steps]
+        after = np.tile(self.first, (steps.size + 1, 1))  # the place of every item after so many steps
+        after[np.arange(1, steps.size + 1), item] = steps
+        np.maximum.accumulate(after, out=after)
+        with np.errstate(over="ignore"):
+            slopes = np.append(np.minimum(self.falls / self.rises, HUGE), 0.0)
+        bounds, taken = np.empty(len(among)), np.empty(len(among), dtype=np.int64)
+        size = max(1, CHUNK // (steps.size + 1))
+        for rows in (slice(start, start + size) for start in range(0, len(among), size)):
+            own = among[rows]
+            noise = np.column_stack([own @ points.noise[self.first], own[:, item] * self.rises]).cumsum(axis=1)
+            count = (noise <= limit).sum(axis=1)  # of steps that leave the row within, one more
+            end = np.minimum(count, steps.size)
+            spare = np.maximum(noise[np.arange(len(own)), end] - limit, 0.0)
+            cost = (points.cost[after[end]] * own).sum(axis=1) + spare * slopes[count - 1]
+            bounds[rows], taken[rows] = np.where(count > 0, cost, np.inf), np.maximum(count - 1, 0)
+        return bounds, points.option[after[taken]]
 
     def _allocation(self, chosen: Integers, bound: float) -> Allocation:
         """The answer with the ``points`` at the places ``chosen``."""

@@ -102,9 +102,13 @@ def offline_patterns(chain: Chain, budgets: Sequence[float]) -> Patterns:
 
 
 def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candidates:
-    """Round the patterns up to the device's widths and price them (eqs. 3-8, 14-17)."""
+    """Round the patterns up to the device's widths and price them (eqs. 3-8, 14-17).
+
+    A pattern has one width for the last layer and what crosses (b_x = b[p]); each is rounded up to what the device has
+    for it.
+    """
     weights = np.where(patterns.weights > 0, round_up(patterns.weights, request.device.weight_bits), 0)
-    crossing = np.where(patterns.crossing > 0, round_up(patterns.crossing, request.device.weight_bits), 0)
+    crossing = np.where(patterns.crossing > 0, round_up(patterns.crossing, request.device.crossing_bits), 0)
     download = (weights * chain.sizes).sum(axis=2)
     upload = crossing * chain.crossing_sizes[:, None] + chain.exact_bits[:, None]
     cuts, layers = np.arange(len(chain.layers))[:, None], np.arange(len(chain.sizes))

@@ -23,16 +23,23 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
 
+def columns(widths: tuple[int, ...]) -> Integers:
+    """Where tables over ``WIDTHS`` have the noise at ``widths``."""
+    return np.array(widths, dtype=np.int64) - WIDTHS[0]
+
+
 @dataclass(frozen=True)
 class Network:
     """The network in numbers: L layers with weights, V values that may cross, C cuts.
 
-    ``sizes`` (L,) and ``value_sizes`` (V,) in elements; ``noise`` (L, W) and ``value_noise`` (V, W) at each of
-    ``WIDTHS``. Per cut: ``layers`` on the device, (C, L); the quantized ``values`` that cross; ``device_macs``,
-    ``server_macs``, ``exact_bits`` of what crosses unquantized and ``peak_bytes`` of activations, all (C,).
+    ``sizes`` (L,) and ``value_sizes`` (V,) in elements; ``macs`` (L,) of each layer; ``noise`` (L, W) and
+    ``value_noise`` (V, W) at each of ``WIDTHS``. Per cut: ``layers`` on the device, (C, L); the quantized ``values``
+    that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what crosses unquantized and ``peak_bytes`` of
+    activations, all (C,).
     """
 
     sizes: Floats
+    macs: Floats
     noise: Floats
     value_sizes: Floats
     value_noise: Floats
@@ -66,10 +73,12 @@ class Patterns:
 
 @dataclass(frozen=True)
 class PatternMaker:
-    """Makes the patterns of a network at given widths; what cuts and budgets share is computed once."""
+    """Makes the patterns of a network at given widths of weights and of values; what cuts and budgets share is computed
+    once."""
 
     network: Network
     widths: tuple[int, ...]
+    value_widths: tuple[int, ...]
     _relaxations: dict[bytes, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _allocations: dict[tuple[bytes, float], Allocation | None] = field(default_factory=dict, init=False, repr=False)
     _fronts: dict[tuple[int, ...], Front] = field(default_factory=dict, init=False, repr=False)
@@ -86,7 +95,7 @@ class PatternMaker:
                 proven = allocation.cost if allocation.exact else allocation.lower_bound
                 numbers.append((allocation.cost, proven, crossing, noise + allocation.noise))
                 widths.append(self._widths(cut, allocation))
-                value_widths.append(tuple(int(self._columns[option]) + WIDTHS[0] for option in options))
+                value_widths.append(tuple(self.value_widths[option] for option in options))
         table = np.array(numbers, dtype=np.float64).reshape(len(places), 4)
         layers = len(self.network.sizes)
         return Patterns(
@@ -123,8 +132,8 @@ class PatternMaker:
         if values not in self._fronts:
             front = Front.empty()
             if values:
-                bits = self.network.value_sizes[values[-1]] * np.array(self.widths, dtype=np.float64)
-                noise = self.network.value_noise[values[-1], self._columns]
+                bits = self.network.value_sizes[values[-1]] * np.array(self.value_widths, dtype=np.float64)
+                noise = self.network.value_noise[values[-1], columns(self.value_widths)]
                 front = self._front(values[:-1]).with_value(bits, noise)
             self._fronts[values] = front
         return self._fronts[values]
@@ -141,17 +150,12 @@ class PatternMaker:
     def items(self, cut: int) -> tuple[Floats, Floats, Floats, Floats]:
         """Bits and noise of the weights of a cut's layers, and of the values that cross it; options along axis 1."""
         layers, values = self.network.layers[cut], list(self.network.values[cut])
-        bits = np.array(self.widths, dtype=np.float64)
         return (
-            self.network.sizes[layers, None] * bits,
-            self.network.noise[layers][:, self._columns],
-            self.network.value_sizes[values, None] * bits,
-            self.network.value_noise[values][:, self._columns],
+            self.network.sizes[layers, None] * np.array(self.widths, dtype=np.float64),
+            self.network.noise[layers][:, columns(self.widths)],
+            self.network.value_sizes[values, None] * np.array(self.value_widths, dtype=np.float64),
+            self.network.value_noise[values][:, columns(self.value_widths)],
         )
-
-    @cached_property
-    def _columns(self) -> Integers:
-        return np.array(self.widths, dtype=np.int64) - WIDTHS[0]
 
     def least_bits(self, cut: int, budget: float) -> tuple[float, float]:
         """No pattern of a cut within ``budget`` has fewer bits of weights, nor fewer that cross, than these."""

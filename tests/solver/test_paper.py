@@ -52,7 +52,9 @@ def random_request(random: np.random.Generator) -> Request:
     def power(low: float, high: float) -> float:
         return float(10 ** random.uniform(low, high))
 
-    widths = random.choice(np.arange(2, 17), int(random.integers(1, 8)), replace=False)
+    def widths() -> tuple[int, ...]:
+        return tuple(random.choice(np.arange(2, 17), int(random.integers(1, 8)), replace=False).tolist())
+
     return Request(
         max_accuracy_drop=0.01,
         device=Device(
@@ -60,7 +62,8 @@ def random_request(random: np.random.Generator) -> Request:
             power(0, 1),
             power(-16, -12),
             int(power(2, 4)) if random.random() < 0.5 else None,
-            tuple(widths),
+            widths(),
+            widths() if random.random() < 0.3 else None,
         ),
         server=Server(power(6, 9), power(-1, 1), power(-1, 2)),
         link=Link(power(4, 6), power(4, 6), power(-4, -2), power(-1, 0), power(-1, 0)),
@@ -93,7 +96,9 @@ class Pattern:
 
 
 def pattern(request: Request, chain: Chain, p: int, budget: float) -> Pattern:
-    widths = sorted(request.device.weight_bits)
+    def rounded_up(needed: int, widths: tuple[int, ...]) -> int:
+        return min((b for b in widths if b >= needed), default=max(widths))
+
     sends = chain.crossing_sizes[p] > 0
     # the widths to choose: of layers 1 to p, the last shared with what crosses; for p = 0 the input's
     sizes = [chain.sizes[layer] for layer in range(p)] or ([0.0] if sends else [])
@@ -101,27 +106,27 @@ def pattern(request: Request, chain: Chain, p: int, budget: float) -> Pattern:
     if sizes:
         sizes[-1] += chain.crossing_sizes[p]
         lost[-1] = [a + b for a, b in zip(lost[-1], chain.crossing_degradation[p], strict=True)]
-    chosen = []
+    needed = []
     for size, row in zip(sizes, lost, strict=True):
         share = budget * size / sum(sizes)
-        needed = next((b for b, noise in zip(WIDTHS, row, strict=True) if noise <= share * (1 + 1e-9)), 17)
-        allowed = [b for b in widths if b >= needed]
-        chosen.append(allowed[0] if allowed else widths[-1])
-    weights, crossing = chosen[:p], chosen[-1] if sends else 0
+        needed.append(next((b for b, noise in zip(WIDTHS, row, strict=True) if noise <= share * (1 + 1e-9)), 17))
+    weights = [rounded_up(bits, request.device.weight_bits) for bits in needed[:p]]
+    crossing = rounded_up(needed[-1], request.device.crossing_bits) if sends else 0
 
     z_w = sum(b * z for b, z in zip(weights, chain.sizes, strict=False))
     z_x = crossing * chain.crossing_sizes[p] + chain.exact_bits[p]
     device, server, link, goal = request.device, request.server, request.link, request.objective
     share_of_download = 0.0 if request.device_holds_head else 1 / request.inferences_per_download
-    local = chain.device_macs[p] * device.cycles_per_mac / device.clock_hz
+    local = chain.device_macs[p] * device.float_cycles_per_mac / device.clock_hz
     download = share_of_download * z_w / link.downlink_bps
     upload = z_x / link.uplink_bps
     remote = chain.server_macs[p] * server.cycles_per_mac / server.clock_hz
     time = local + download + upload + remote + link.round_trip_s
-    energy = device.kappa * device.clock_hz**2 * device.cycles_per_mac * chain.device_macs[p]
+    energy = device.kappa * device.clock_hz**2 * device.float_cycles_per_mac * chain.device_macs[p]
     energy += link.receive_power_w * download + link.transmit_power_w * upload
     objective = goal.time * time + goal.energy * energy + goal.cost * server.price_per_s * remote
-    total = sum(row[b - 2] for row, b in zip(lost, chosen, strict=True))
+    total = sum(chain.degradation[layer][b - 2] for layer, b in enumerate(weights))
+    total += chain.crossing_degradation[p][crossing - 2] if sends else 0.0
     return Pattern(
         weights,
         crossing,
@@ -242,7 +247,7 @@ def test_only_the_device_s_widths_are_used(seed: int) -> None:
     chain, request = random_chain(random), random_request(random)
     made = price_patterns(request, chain, offline_patterns(chain, random_budgets(random)))
     assert set(made.weights.ravel().tolist()) <= {0, *request.device.weight_bits}
-    assert set(made.crossing.ravel().tolist()) <= {0, *request.device.weight_bits}
+    assert set(made.crossing.ravel().tolist()) <= {0, *request.device.crossing_bits}
 
 
 def test_the_last_layer_shares_its_width_with_what_crosses() -> None:

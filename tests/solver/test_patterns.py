@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from qpart_fx.noise import WIDTHS
-from qpart_fx.solver.patterns import Front, Network, PatternMaker
+from qpart_fx.solver.patterns import Front, Network, PatternMaker, columns
 
 Floats = NDArray[np.float64]
 
 ALLOWED = (2, 4, 5, 8)
+VALUES_ALLOWED = (3, 4, 8)
 
 
 def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Network:
@@ -31,6 +32,7 @@ def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Netwo
     ]
     return Network(
         sizes=random.integers(1, 50, layers).astype(float),
+        macs=np.ones(layers),
         noise=noise(layers),
         value_sizes=random.integers(1, 50, values).astype(float),
         value_noise=noise(values),
@@ -47,7 +49,7 @@ def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[floa
     """The least price of a cut's bits within the budget, by trying every choice of widths; inf if there is none."""
     layers, values = np.flatnonzero(network.layers[cut]), network.values[cut]
     best = np.inf
-    for chosen in itertools.product(ALLOWED, repeat=len(layers) + len(values)):
+    for chosen in itertools.product(*[ALLOWED] * len(layers), *[VALUES_ALLOWED] * len(values)):
         columns = [width - WIDTHS[0] for width in chosen]
         of_layers, of_values = columns[: len(layers)], columns[len(layers) :]
         noise = network.noise[layers, of_layers].sum() + network.value_noise[list(values), of_values].sum()
@@ -62,7 +64,7 @@ def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[floa
 def test_the_best_pattern_of_every_cut_is_stored_whatever_the_prices(seed: int) -> None:
     tables = network(seed)
     budget = 10 ** np.random.default_rng(seed).uniform(-2, 2)
-    patterns = PatternMaker(tables, ALLOWED).patterns(budget, range(len(tables.layers)))
+    patterns = PatternMaker(tables, ALLOWED, VALUES_ALLOWED).patterns(budget, range(len(tables.layers)))
     for prices in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 20.0), (20.0, 1.0)):
         for cut in range(len(tables.layers)):
             rows = (patterns.cut == cut) & (patterns.noise <= budget)
@@ -78,11 +80,12 @@ def test_the_best_pattern_of_every_cut_is_stored_whatever_the_prices(seed: int) 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_pattern_is_what_it_says(seed: int) -> None:
     tables = network(seed)
-    patterns = PatternMaker(tables, ALLOWED).patterns(1.0)
+    patterns = PatternMaker(tables, ALLOWED, VALUES_ALLOWED).patterns(1.0)
     for row, cut in enumerate(patterns.cut.tolist()):
         widths, value_widths = patterns.widths[row].astype(int), patterns.value_widths[row]
         assert ((widths > 0) == tables.layers[cut]).all()
-        assert set(widths[widths > 0].tolist()) | set(value_widths) <= set(ALLOWED)
+        assert set(widths[widths > 0].tolist()) <= set(ALLOWED)
+        assert set(value_widths) <= set(VALUES_ALLOWED)
         assert patterns.weight_bits[row] == pytest.approx((widths * tables.sizes).sum())
         values = list(tables.values[cut])
         assert patterns.crossing_bits[row] == pytest.approx((tables.value_sizes[values] * value_widths).sum())
@@ -93,13 +96,12 @@ def test_a_pattern_is_what_it_says(seed: int) -> None:
 
 def test_a_budget_that_nothing_keeps_leaves_the_pattern_of_least_noise() -> None:
     tables = network(0)
-    patterns = PatternMaker(tables, ALLOWED).patterns(0.0, range(6))
+    patterns = PatternMaker(tables, ALLOWED, VALUES_ALLOWED).patterns(0.0, range(6))
     with_something = [cut for cut in range(6) if tables.layers[cut].any() or tables.values[cut]]
     assert [cut for cut in patterns.cut.tolist() if cut in with_something] == with_something
     for row, cut in enumerate(patterns.cut.tolist()):
-        columns = np.array(ALLOWED) - WIDTHS[0]
-        least = tables.noise[tables.layers[cut]][:, columns].min(axis=1).sum()
-        least += tables.value_noise[list(tables.values[cut])][:, columns].min(axis=1).sum()
+        least = tables.noise[tables.layers[cut]][:, columns(ALLOWED)].min(axis=1).sum()
+        least += tables.value_noise[list(tables.values[cut])][:, columns(VALUES_ALLOWED)].min(axis=1).sum()
         assert patterns.noise[row] == pytest.approx(least)
 
 
@@ -125,7 +127,7 @@ def test_a_cut_that_is_left_out_is_never_better(seed: int) -> None:
         peak_bytes=random.integers(0, 3, 12).astype(float),
         exact_bits=8 * random.integers(0, 3, 12).astype(float),
     )
-    kept = PatternMaker(tables, ALLOWED).undominated
+    kept = PatternMaker(tables, ALLOWED, VALUES_ALLOWED).undominated
     assert 0 < len(kept) < 12
     for prices in ((1.0, 0.1), (1.0, 1.0), (1.0, 9.0)):
         for left_out in set(range(12)) - set(kept):

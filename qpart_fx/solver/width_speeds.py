@@ -1,0 +1,188 @@
+"""The best pattern where the time of a MAC depends on the width of its weight: solved anew for every request.
+
+Elsewhere, what a request decides is the price of a bit of weights and of one that crosses, and the patterns that can be
+best at any two prices are stored (``patterns``). Here the request also sets the price of MACs at each width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpart_fx.prices import price
+from qpart_fx.request import Request
+
+from .allocate import SLACK
+from .cut_search import CutSearch
+from .patterns import Network, Patterns, columns
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What is known of the patterns that a request may get.
+
+    ``patterns``: near the least objective, and near the least use of each limit, at every cut; and, if ``found``, the
+    best within the limits in the last place. ``device_macs``: of each, as prices take them. ``lower_bound``: what no
+    pattern within the budget and the limits costs less than, None where there is none.
+    """
+
+    patterns: Patterns
+    device_macs: Floats
+    found: bool
+    lower_bound: float | None
+
+
+def solve(request: Request, network: Network, cuts: Sequence[int], budget: float) -> Solved:
+    """The patterns of ``cuts`` for ``request``, where the noise may be ``budget``."""
+    problem = _Problem(request, network, np.array(cuts, dtype=np.int64))
+    search = problem.search(budget)
+    best, lower_bound = search.best()
+    near = [options for _, options in (search.relaxed, *search.relaxed_uses)]
+    rows = np.tile(np.arange(len(cuts)), len(near))
+    if best is not None:
+        options = np.zeros((1, search.items.shape[1]), dtype=np.int64)
+        options[0, search.items[best.cut]] = best.options
+        near.append(options)
+        rows = np.append(rows, best.cut)
+    patterns, device_macs = problem.patterns(rows, np.concatenate(near))
+    return Solved(patterns, device_macs, best is not None, lower_bound if np.isfinite(lower_bound) else None)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A request's problem in tables: of each item, first the layers, then the values, and of each of its options, a
+    width. Shape (items, options); an item that has fewer options than others has some of width 0, which do not count.
+    """
+
+    request: Request
+    network: Network
+    cuts: Integers
+
+    @cached_property
+    def layers(self) -> int:
+        return len(self.network.sizes)
+
+    @cached_property
+    def widths(self) -> Integers:
+        device = self.request.device
+        table = self._table(np.array(device.weight_bits)[None], np.array(device.crossing_bits)[None])
+        return table.astype(np.int64)
+
+    @cached_property
+    def noise(self) -> Floats:
+        network, device = self.network, self.request.device
+        return self._table(
+            network.noise[:, columns(device.weight_bits)], network.value_noise[:, columns(device.crossing_bits)]
+        )
+
+    @cached_property
+    def macs(self) -> Floats:
+        """As prices take them."""
+        device = self.request.device
+        speeds = np.array([device.cycles_at(bits) for bits in device.weight_bits]) / device.float_cycles_per_mac
+        return self._table(self.network.macs[:, None] * speeds, np.zeros((1, len(device.crossing_bits))))
+
+    @cached_property
+    def weight_bits(self) -> Floats:
+        return self.widths * np.append(self.network.sizes, 0 * self.network.value_sizes)[:, None]
+
+    @cached_property
+    def crossing_bits(self) -> Floats:
+        return self.widths * np.append(0 * self.network.sizes, self.network.value_sizes)[:, None]
+
+    @cached_property
+    def items(self) -> Booleans:
+        """The layers on the device and the values that cross, of each cut."""
+        network = self.network
+        crossing = np.zeros((len(self.cuts), len(network.value_sizes)), dtype=np.bool_)
+        for row, cut in enumerate(self.cuts.tolist()):
+            crossing[row, [*network.values[cut]]] = True
+        return np.concatenate([network.layers[self.cuts], crossing], axis=1)
+
+    @cached_property
+    def other_macs(self) -> Floats:
+        """Those on the device that belong to no layer, of each cut."""
+        network = self.network
+        return np.asarray(network.device_macs[self.cuts] - network.layers[self.cuts] @ network.macs)
+
+    def search(self, budget: float) -> CutSearch:
+        """All of this at the request's prices."""
+        request, network, cuts = self.request, self.network, self.cuts
+        weights, device = request.objective, request.device
+        one = price(request, device_macs=1.0, server_macs=0.0, download_bits=1.0, upload_bits=1.0)
+        time = (
+            one.device_time_s * self.macs
+            + one.download_time_s * self.weight_bits
+            + one.upload_time_s * self.crossing_bits
+        )
+        energy = (
+            one.device_energy_j * self.macs
+            + one.receive_energy_j * self.weight_bits
+            + one.transmit_energy_j * self.crossing_bits
+        )
+        fixed = price(
+            request,
+            device_macs=self.other_macs,
+            server_macs=network.server_macs[cuts],
+            download_bits=np.zeros(len(cuts)),
+            upload_bits=network.exact_bits[cuts],
+        )
+        uses, limits = [], []
+        if device.memory_bytes is not None:
+            uses.append(self.weight_bits / 8)
+            limits.append(device.memory_bytes - network.peak_bytes[cuts])
+        if request.deadline_s is not None:
+            uses.append(time)
+            limits.append(request.deadline_s * (1 + SLACK) - fixed.time_s)
+        if request.energy_budget_j is not None:
+            uses.append(energy)
+            limits.append(request.energy_budget_j * (1 + SLACK) - fixed.energy_j)
+        return CutSearch(
+            cost=np.where(self.widths > 0, weights.time * time + weights.energy * energy, np.inf),
+            noise=self.noise,
+            uses=np.array(uses).reshape(len(uses), *self.noise.shape),
+            items=self.items,
+            base=fixed.objective(request),
+            limits=np.array(limits).reshape(len(limits), len(cuts)).T,
+            budget=budget,
+        )
+
+    def patterns(self, rows: Integers, options: Integers) -> tuple[Patterns, Floats]:
+        """The patterns with these ``options``, shape (patterns, items), of the cuts in the places ``rows``; and the
+        MACs on the device of each."""
+        cuts, items, every = self.cuts[rows], self.items[rows], np.arange(self.items.shape[1])
+
+        def total(table: Floats) -> Floats:
+            return np.asarray((items * table[every, options]).sum(axis=1))
+
+        weight_bits, widths = total(self.weight_bits), items * self.widths[every, options]
+        patterns = Patterns(
+            cut=cuts,
+            weight_bits=weight_bits,
+            least_weight_bits=weight_bits,
+            crossing_bits=total(self.crossing_bits),
+            noise=total(self.noise),
+            widths=widths[:, : self.layers].astype(np.uint8),
+            value_widths=tuple(
+                tuple(row[self.layers + value] for value in self.network.values[cut])
+                for cut, row in zip(cuts.tolist(), widths.tolist(), strict=True)
+            ),
+        )
+        return patterns, self.other_macs[rows] + total(self.macs)
+
+    def _table(self, of_layers: NDArray[Any], of_values: NDArray[Any]) -> Floats:
+        """One table of both, each repeated for all of its items if it has one row, with zeros for options not there."""
+        count = self.layers, len(self.network.value_sizes)
+        table = np.zeros((sum(count), max(of_layers.shape[1], of_values.shape[1])))
+        table[: count[0], : of_layers.shape[1]] = of_layers
+        table[count[0] :, : of_values.shape[1]] = of_values
+        return table
