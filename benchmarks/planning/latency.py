@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import cProfile
+import gc
+import itertools
 import pstats
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from time import perf_counter_ns, thread_time_ns
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
+from torch import nn
 
 import qpart_fx as qpart
 from qpart_fx.exact_planner import ExactPlanner
 from qpart_fx.noise import WIDTHS
-from qpart_fx.solver.patterns import PatternMaker
+from qpart_fx.request_columns import columns_of
 
 from .report import print_table
 from .subjects import LADDER, profiled, request
 
-_REQUESTS, _LIMITED = 2000, 100
+_REQUESTS, _LIMITED, _MANY = 2000, 100, 1_000_000
+
+_CHAIN = "chain of 100 cuts"
 
 
 def latency(directory: Path, networks: tuple[str, ...] = ("resnet20", "mobilenet_v1")) -> dict[str, Any]:
-    """Microseconds a decision, where they go, and decisions a second."""
+    """Microseconds a decision, where they go, and how long a million takes; for a chain of 100 cuts too."""
     times, result = [], {}
-    for name in networks:
-        found = measure(profiled(directory, name).profile)
+    for name in (*networks, _CHAIN):
+        found = measure(_chain(cuts=100) if name == _CHAIN else profiled(directory, name).profile)
         result[name] = found
         times += [
             [name, what, str(each["decisions"]), *(f"{each[key]:,.0f}" for key in _TIMES)]
@@ -35,10 +42,18 @@ def latency(directory: Path, networks: tuple[str, ...] = ("resnet20", "mobilenet
         ]
     print_table("Microseconds a decision", ("network", "request", "decisions", *_TIMES), times)
     print_table(
-        "Decisions from stored patterns",
-        ("network", "patterns", "plan_many a second", "one pass over the table"),
+        "Stored patterns",
+        ("network", "cuts", "levels", "patterns of a level", "one pass over them"),
         [
-            [name, str(each["patterns"]), f"{each['plan_many_per_s']:,.0f}", f"{each['floor_us']:.1f} µs"]
+            [name, *(str(each[key]) for key in ("cuts", "levels", "patterns")), f"{each['floor_us']:.1f} µs"]
+            for name, each in result.items()
+        ],
+    )
+    print_table(
+        f"plan_many for {_MANY:,} requests: seconds, and microseconds to read one of the plans",
+        ("network", "in all", "reading the fields of requests", "grouping and planning", "reading a plan"),
+        [
+            [name, *(f"{each['plan_many'][key]:.1f}" for key in ("seconds", "fields_s", "rest_s", "read_us"))]
             for name, each in result.items()
         ],
     )
@@ -58,18 +73,52 @@ def measure(profile: qpart.Profile) -> dict[str, Any]:
     for level in LADDER:  # the patterns of every level are made
         profile.plan(request(level, 1e9, 1e6, 1))
     stored = _times([_timed(profile.plan, each)[:2] for each in requests])
-    start = thread_time_ns()
-    profile.plan_many(requests)
-    per_s = len(requests) / (thread_time_ns() - start) * 1e9
-    maker = PatternMaker(ExactPlanner(profile).network, WIDTHS, WIDTHS)
-    table = maker.patterns(profile.noise_curve.noise_at(0.01))
+    table = ExactPlanner(profile).table((WIDTHS, WIDTHS), profile.levels[-1])
     return {
         "times": {"stored": stored, **_with_limits(profile, requests, random)},
-        "plan_many_per_s": per_s,
-        "patterns": len(table.cut),
-        "floor_us": _floor(table.cut.size),
+        "plan_many": _at_once(profile),
+        "cuts": len(set(table.patterns.cut.tolist())),
+        "levels": len(profile.levels),
+        "patterns": len(table.within),
+        "floor_us": _floor(len(table.within)),
         "hot": _hot(profile, requests[:500]),
     }
+
+
+def _chain(cuts: int) -> qpart.Profile:
+    """The profile of linear layers in a row, each narrower than the one before: all cuts can be best."""
+    torch.manual_seed(0)
+    widths = range(cuts + 9, 9, -1)
+    layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)]
+    return qpart.profile(nn.Sequential(*layers), [torch.randn(128, widths[0])], progress=False)
+
+
+@cache
+def _many() -> list[qpart.Request]:
+    """Requests, none of which shares a device or a link with another."""
+    random = np.random.default_rng(1)
+    gc.disable()  # it would go through all of them again and again
+    made = [_random_request(random) for _ in range(_MANY)]
+    gc.enable()
+    gc.collect()
+    return made
+
+
+def _at_once(profile: qpart.Profile) -> dict[str, float]:
+    """Seconds that plan_many takes; what reading the fields of the requests alone takes of it; and the plans."""
+    requests = _many()
+    start = thread_time_ns()
+    plans = profile.plan_many(requests)
+    seconds = (thread_time_ns() - start) / 1e9
+    start = thread_time_ns()
+    columns_of(requests)
+    fields = (thread_time_ns() - start) / 1e9
+    some = plans[::100]
+    start = thread_time_ns()
+    for _ in some:
+        pass
+    read = (thread_time_ns() - start) / len(some) / 1e3
+    return {"requests": _MANY, "seconds": seconds, "fields_s": fields, "rest_s": seconds - fields, "read_us": read}
 
 
 def _with_limits(
