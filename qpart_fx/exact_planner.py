@@ -29,8 +29,8 @@ _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
-Widths = tuple[tuple[int, ...], tuple[int, ...]]
-"""Those that weights may have, and those of values that cross."""
+Widths = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""A device's ``weight_bits`` and ``activation_bits``."""
 
 
 class _Pattern(NamedTuple):
@@ -105,7 +105,7 @@ class ExactPlanner:
         """
         if request.device.speed_depends_on_width:
             return self._best_anew(request, cut, drop)
-        table = self.table(request.device.widths, drop, cut)
+        table = self.table(_widths(request), drop, cut)
         if table.rows.size:
             pattern = self._pattern_of(table, int(table.cheapest(request)))
             prices = pattern.work.prices(request)
@@ -133,13 +133,14 @@ class ExactPlanner:
 
     def _maker(self, widths: Widths) -> PatternMaker:
         if widths not in self._makers:
-            self._makers[widths] = PatternMaker(self.network, *widths)
+            of_weights, of_values = widths
+            self._makers[widths] = PatternMaker(self.network, of_weights, of_values or of_weights)
         return self._makers[widths]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
         """As ``best``, for a device whose speed depends on the width: from patterns that are made for this request."""
         budget, complete = self.profile.noise_curve.noise_at(drop), self.profile.complete or cut is not None
-        cuts = self._maker(request.device.widths).undominated if cut is None else [cut]
+        cuts = self._maker(_widths(request)).undominated if cut is None else [cut]
         solved = solve(request, self.network, cuts, budget)
         table = PatternTable.of(self.network, solved.patterns, budget, complete)
         table = replace(table, work=replace(table.work, device_macs=solved.device_macs))
@@ -185,7 +186,7 @@ class ExactPlanner:
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
-        maker, best, least = self._maker(request.device.widths), None, reached
+        maker, best, least = self._maker(_widths(request)), None, reached
         no_bits = np.zeros(len(cuts))
         without_bits = work_of(self.network, cuts, no_bits, no_bits)
         fixed = without_bits.prices(request)
@@ -277,3 +278,7 @@ class ExactPlanner:
             lower_bound=bound,
             **{MAKE_BY_CUT: partial(table.by_cut, request, self.profile.closed_cuts)},
         )
+
+
+def _widths(request: Request) -> Widths:
+    return request.device.weight_bits, request.device.activation_bits

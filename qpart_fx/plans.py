@@ -76,7 +76,7 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
     """The plan of ``planner`` for each of ``requests``: those that ``plan`` makes, or the errors it raises.
 
     All without limits are answered together, and those whose limits the cheapest pattern meets; the others one by one,
-    and those of devices whose speed depends on the width.
+    and so are those of devices that name cycles by width.
     """
     asked = tuple(requests)
     groups: defaultdict[tuple[Widths, float], list[int]] = defaultdict(list)
@@ -85,22 +85,23 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
         if not isinstance(request, Request):
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
         device = request.device
-        if device.speed_depends_on_width:
-            alone.append(index)
+        if isinstance(device.cycles_per_mac, float):
+            groups[(device.weight_bits, device.activation_bits), planner.first_drop(request)].append(index)
         else:
-            groups[device.widths, planner.first_drop(request)].append(index)
-    count, columns = len(asked), columns_of(asked)
+            alone.append(index)
+    count = len(asked)
     objective, row = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
     cut, answers = np.full(count, -1, dtype=np.int64), np.full(count, None, dtype=np.object_)
     for (widths, drop), members in groups.items():
         table = planner.table(widths, drop)
-        places = np.array(members)
+        if not table.rows.size:
+            alone += members
+            continue
+        places, columns = np.array(members), columns_of([asked[index] for index in members])
         size = max(1, _TOGETHER // len(table.within))
-        for part in np.split(places, range(size, len(places), size)):
-            if not table.rows.size:
-                alone += part.tolist()
-                continue
-            best, costs, settled = _cheapest(table, stacked(columns[:, part]))
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            best, costs, settled = _cheapest(table, stacked(columns[:, start : start + size]))
             known = part[settled]
             answers[known], row[known], objective[known] = table, best[settled], costs[settled]
             cut[known] = table.patterns.cut[best[settled]]

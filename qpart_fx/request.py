@@ -142,11 +142,6 @@ class Device:
         return self.weight_bits if self.activation_bits is None else self.activation_bits
 
     @property
-    def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those that weights may have, and those that values which cross may have."""
-        return self.weight_bits, self.crossing_bits
-
-    @property
     def float_cycles_per_mac(self) -> float:
         """Cycles of a MAC that no weight of the plan takes part in: those of the largest listed width."""
         cycles = self.cycles_per_mac

@@ -19,18 +19,17 @@ _PARTS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "objective": (Objective, ("time", "energy", "cost")),
 }
 _OWN = ("inferences_per_download", "device_holds_head", "deadline_s", "energy_budget_j")
-_ONE_NUMBER = {"device.cycles_per_mac": "device.float_cycles_per_mac"}
-"""What is read in place of a field that need not be one number."""
-
-_FIELDS = [f"{part}.{name}" for part, (_, names) in _PARTS.items() for name in names]
-_read = attrgetter(*(_ONE_NUMBER.get(name, name) for name in _FIELDS), *_OWN)
+_read = attrgetter(*(f"{part}.{name}" for part, (_, names) in _PARTS.items() for name in names), *_OWN)
 
 _AT_ONCE = 512
 """Requests that are read at once: what is read of them should not need much memory twice."""
 
 
 def columns_of(requests: Sequence[Request]) -> NDArray[np.float64]:
-    """What prices and limits are made of, one row a number, one column a request; NaN for a limit that one has not."""
+    """What prices and limits are made of, one row a number, one column a request; NaN for a limit that one has not.
+
+    Each of their devices must have one number of cycles per MAC.
+    """
     columns = np.empty((sum(len(names) for _, names in _PARTS.values()) + len(_OWN), len(requests)))
     for start in range(0, len(requests), _AT_ONCE):
         rows = [_read(request) for request in requests[start : start + _AT_ONCE]]

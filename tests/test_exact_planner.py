@@ -142,6 +142,34 @@ def test_under_a_limit_too(profile: Profile, place: int, limit: str) -> None:
             assert plan.lower_bound == pytest.approx(best, rel=1e-9)
 
 
+@pytest.mark.parametrize("cycles_per_mac", [1.0, {2: 0.5, 8: 1.0}])
+def test_a_long_round_trip_moves_the_deadline_and_nothing_else(profile: Profile, cycles_per_mac: Any) -> None:
+    """Also where what bits take is next to nothing beside it."""
+    long = 1e4
+    for request in variants()[:10]:
+        free = dataclasses.replace(
+            request,
+            device=dataclasses.replace(request.device, cycles_per_mac=cycles_per_mac),
+            link=dataclasses.replace(request.link, downlink_bps=1e6),
+            inferences_per_download=10**4,
+        )
+        plan = profile.plan(free)
+        for share in (0.3, 1.0):
+            deadline = plan.time_s - (1 - share) * plan.prices["download_time_s"]
+            near = dataclasses.replace(free, deadline_s=deadline)
+            far = dataclasses.replace(
+                free, deadline_s=long + deadline, link=dataclasses.replace(free.link, round_trip_s=long)
+            )
+            answers: list[Any] = []
+            for each in (near, far):
+                try:
+                    made = profile.plan(each)
+                    answers.append((made.cut, made.weight_bits, made.activation_bits))
+                except qpart.InfeasibleError:
+                    answers.append(None)
+            assert answers[0] == answers[1]
+
+
 def test_never_worse_than_the_paper_s_method_at_its_own_noise(profile: Profile) -> None:
     """The paper's plans keep the same noise budget or are not compared; of those that do, none is better."""
     planner = ExactPlanner(profile)

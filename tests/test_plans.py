@@ -104,10 +104,10 @@ def unproven(profile: Profile, request: qpart.Request) -> PatternTable:
     """The request's table, made as if the solver had not gone to the end: the weights might need 10 % fewer bits."""
     planner = profile._exact
     drop = planner.first_drop(request)
-    table = planner.table(request.device.widths, drop)
+    table = planner.table((request.device.weight_bits, request.device.activation_bits), drop)
     least = dataclasses.replace(table.work, download_bits=table.work.download_bits * 0.9)
-    planner._tables[request.device.widths, drop, None] = made = dataclasses.replace(
-        table, least_work=least, proven=False
+    planner._tables[(request.device.weight_bits, request.device.activation_bits), drop, None] = made = (
+        dataclasses.replace(table, least_work=least, proven=False)
     )
     return made
 
@@ -139,7 +139,10 @@ def test_many_requests_get_the_plans_that_each_gets_alone(profile: Profile) -> N
 def test_also_where_patterns_are_not_proven_the_best() -> None:
     profile = fresh_profile()
     requests = variants(150, seed=1)
-    tables = {(each.device.widths, profile._exact.first_drop(each)): each for each in requests}
+    tables = {
+        (each.device.weight_bits, each.device.activation_bits, profile._exact.first_drop(each)): each
+        for each in requests
+    }
     for request in tables.values():
         unproven(profile, request)
     plans = profile.plan_many(requests)
@@ -191,7 +194,7 @@ def test_a_limit_that_is_met_may_still_keep_better_patterns_from_those_that_are_
 def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Profile) -> None:
     planner = profile._exact
     for request in variants(200, seed=3):
-        table = planner.table(request.device.widths, planner.first_drop(request))
+        table = planner.table((request.device.weight_bits, request.device.activation_bits), planner.first_drop(request))
         if not table.rows.size:
             continue
         objective = np.where(table.within, table.work.prices(request).objective(request), np.inf)
@@ -199,7 +202,7 @@ def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Pro
         assert table.within[row]
         assert objective[row] <= objective.min() * (1 + 1e-12)
     free = dataclasses.replace(variants(1)[0], objective=qpart.Objective(0, 0, 0))
-    table = planner.table((WIDTHS, WIDTHS), 0.01)
+    table = planner.table((WIDTHS, None), 0.01)
     backwards = dataclasses.replace(table, rows=table.rows[::-1])
     assert table.cheapest(free) == table.rows[0]
     assert backwards.cheapest(free) == table.rows[-1]
@@ -208,7 +211,7 @@ def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Pro
 
 
 def test_stacked_requests_are_priced_to_the_last_bit_as_each_is_alone() -> None:
-    requests = variants(300, seed=4)
+    requests = [each for each in variants(350, seed=4) if isinstance(each.device.cycles_per_mac, float)]
     work = Work(1234567.0, 7654321.0, 98765.4, 4567.8)
     together = stacked(columns_of(requests))
     made = work.prices(together)

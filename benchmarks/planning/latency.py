@@ -1,4 +1,4 @@
-"""How long an online decision takes: from stored patterns, and when a limit makes it solve."""
+"""How long an online decision takes: from stored patterns, and when a limit or a device's speeds make it solve."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import itertools
 import pstats
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter_ns, thread_time_ns
@@ -25,7 +26,7 @@ from qpart_fx.request_columns import columns_of
 from .report import print_table
 from .subjects import LADDER, profiled, request
 
-_REQUESTS, _LIMITED, _MANY = 2000, 100, 1_000_000
+_REQUESTS, _LIMITED, _SOLVED, _MANY = 2000, 100, 200, 1_000_000
 
 _CHAIN = "chain of 100 cuts"
 
@@ -73,9 +74,15 @@ def measure(profile: qpart.Profile) -> dict[str, Any]:
     for level in LADDER:  # the patterns of every level are made
         profile.plan(request(level, 1e9, 1e6, 1))
     stored = _times([_timed(profile.plan, each)[:2] for each in requests])
-    table = ExactPlanner(profile).table((WIDTHS, WIDTHS), profile.levels[-1])
+    table = ExactPlanner(profile).table((WIDTHS, None), profile.levels[-1])
     return {
-        "times": {"stored": stored, **_with_limits(profile, requests, random)},
+        "times": {
+            "stored": stored,
+            "solved, speeds by width": _times(
+                [_timed(profile.plan, _by_width(each))[:2] for each in requests[:_SOLVED]]
+            ),
+            **_with_limits(profile, requests, random),
+        },
         "plan_many": _at_once(profile),
         "cuts": len(set(table.patterns.cut.tolist())),
         "levels": len(profile.levels),
@@ -166,6 +173,13 @@ def _limited(profile: qpart.Profile, asked: qpart.Request, random: np.random.Gen
 def _random_request(random: np.random.Generator) -> qpart.Request:
     speed, rate, uses = (10 ** random.uniform(low, high) for low, high in ((7.7, 10.7), (5.7, 9), (0, 4)))
     return request(float(random.choice(LADDER)), speed, rate, int(uses))
+
+
+def _by_width(asked: qpart.Request) -> qpart.Request:
+    """``asked`` by a device that runs weights of up to four bits twice as fast, and those beyond eight bits four times
+    more slowly."""
+    cycles = asked.device.float_cycles_per_mac
+    return replace(asked, device=replace(asked.device, cycles_per_mac={4: cycles / 2, 8: cycles, 16: 4 * cycles}))
 
 
 def _timed(function: Callable[[qpart.Request], Any], asked: qpart.Request) -> tuple[int, int, bool]:

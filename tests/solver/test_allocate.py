@@ -116,6 +116,44 @@ def test_equals_enumeration_however_the_work_is_cut(kind: int, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
+def test_some_of_the_items_are_relaxed_as_they_are_alone(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 16)  # a few rows at a time
+    for seed in range(60):
+        cost, noise, budget = random_instance(kind, seed)
+        if not (np.isfinite(cost) & np.isfinite(noise)).any(axis=1).all():
+            with pytest.raises(ValueError, match="an item has no option"):
+                Relaxation.of(cost, noise).of_each(np.ones((1, len(cost)), dtype=np.bool_), budget)
+            continue
+        among = np.random.default_rng(seed).random((7, len(cost))) < 0.5
+        bounds, options = Relaxation.of(cost, noise).of_each(among, budget)
+        for own, bound, chosen in zip(among, bounds, options, strict=True):
+            alone = Relaxation.of(cost[own], noise[own])
+            assert bound == pytest.approx(float(alone.least_cost(budget)), rel=1e-9)
+            items = np.flatnonzero(own)
+            made = noise[items, chosen[own]].sum()
+            if bound < np.inf:
+                assert made <= budget * (1 + 1e-11)
+                assert bound <= cost[items, chosen[own]].sum() * (1 + ROUNDING)
+            else:
+                possible = np.where(np.isfinite(cost), noise, np.inf)[own]
+                assert made == pytest.approx(possible.min(axis=1).sum())
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
+def test_only_answers_below_a_cost_are_looked_for(kind: int) -> None:
+    for seed in range(60):
+        cost, noise, budget = random_instance(kind, seed)
+        answer, relaxation = allocate(cost, noise, budget), Relaxation.of(cost, noise)
+        if answer is None or answer.cost == 0:
+            continue
+        above, none = relaxation.allocate_below(1.01 * answer.cost, budget)
+        assert above is not None
+        assert above.cost == pytest.approx(answer.cost, rel=ROUNDING)
+        assert none == np.inf
+        assert relaxation.allocate_below(answer.cost, budget) == (None, np.inf)
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
 def test_claims_hold_with_room_for_few_states(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOGETHER", 1)
     exact = [check(*random_instance(kind, seed, items=6), max_states=1) for seed in range(100)]

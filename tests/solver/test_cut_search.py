@@ -37,7 +37,12 @@ def random_search(seed: int, *, limits: int, whole: bool) -> CutSearch:
 
 
 def least(search: CutSearch) -> float:
-    best = np.inf
+    return min(least_of_each(search))
+
+
+def least_of_each(search: CutSearch) -> list[float]:
+    """The least cost at each cut, by enumeration; inf when nothing is within its limits."""
+    found = []
     options = search.cost.shape[1]
     for own, base, limits in zip(search.items, search.base, search.limits, strict=True):
         marks = np.flatnonzero(own)
@@ -46,8 +51,8 @@ def least(search: CutSearch) -> float:
         within = search.noise[marks, chosen].sum(axis=1) <= search.budget * (1 + 1e-12)
         used = search.uses[:, marks, chosen].sum(axis=2)
         within &= (used <= (limits + 1e-12 * np.abs(limits))[:, None]).all(axis=0)
-        best = min(best, float((base + search.cost[marks, chosen].sum(axis=1))[within].min(initial=np.inf)))
-    return best
+        found.append(float((base + search.cost[marks, chosen].sum(axis=1))[within].min(initial=np.inf)))
+    return found
 
 
 @pytest.mark.parametrize("limits", range(4))
@@ -70,6 +75,22 @@ def test_equals_enumeration(limits: int, whole: bool) -> None:
         used = search.uses[:, marks, best.options].sum(axis=1)
         assert (used <= search.limits[best.cut] + 1e-11 * np.abs(search.limits[best.cut])).all()
     assert 15 < found <= 80
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_bounds_that_one_cut_sets_for_the_others_hold(whole: bool) -> None:
+    raised, excluded = 0, 0
+    for seed in range(80):
+        search = random_search(seed, limits=2, whole=whole)
+        true = np.array(least_of_each(search))
+        for cut in np.flatnonzero(search.items.any(axis=1)).tolist():
+            bounds = search.base.copy()
+            search._tighten(bounds, cut)
+            assert (bounds <= true * (1 + 1e-9)).all()
+            others = np.arange(len(bounds)) != cut
+            raised += int((bounds > search.base)[others & (true < np.inf)].sum())
+            excluded += int((bounds == np.inf)[others].sum())
+    assert min(raised, excluded) > 10
 
 
 def test_a_cut_that_cannot_be_best_is_not_solved() -> None:
