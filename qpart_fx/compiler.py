@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from .crossing import quantized_elements
 from .cut import Cut
 from .drop_curve import curve_of_margins, curve_of_points
 from .errors import CalibrationError, CaptureError, ModelError, RequestError
+from .exact_planner import ExactPlanner
 from .inputs import describe_inputs, device_of
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
@@ -27,6 +29,7 @@ from .passes.count_macs import CountMacs, uncounted
 from .passes.count_parameters import CountParameters
 from .passes.find_closed_cuts import find_closed_cuts
 from .passes.find_cuts import chain_cuts, find_cuts, resolve_cut
+from .passes.find_least_cuts import find_least_cuts
 from .passes.measure_drop import measure_drop
 from .passes.measure_noise import measure_noise
 from .passes.measure_ranges import Range, widen_ranges
@@ -156,6 +159,8 @@ def profile(
     )
     closed = find_closed_cuts(graph, together=[*unbounded, *_never_best(graph, sensitivity.values)])
     crossing = {name for cut in (*closed.cuts, *(cut for _, cut in chain)) for name in cut.crossing}
+    if not closed.complete:
+        crossing |= {value.name for value in closed.graph.values}
     values = sorted(crossing & ranges.keys())
     predicted = [name for name in values if name in sensitivity.values]
     others = [name for name in values if name not in sensitivity.values]
@@ -202,7 +207,7 @@ def profile(
     # rho of eq. 22
     layer_robustness = of_layers.at_drop(REFERENCE_DROP, curve) / adversarial
     input_robustness = float(of_input.at_drop(REFERENCE_DROP, curve)[0]) / adversarial
-    return Profile(
+    found = Profile(
         model=type(model).__name__,
         layers=tuple(
             LayerProfile(
@@ -230,7 +235,7 @@ def profile(
             ValueProfile(name, _node_elements(graph, name), tuple(value_noise[name].tolist())) for name in values
         ),
         closed_cuts=closed.cuts,
-        complete=closed.complete,
+        cut_graph=None if closed.complete else closed.graph,
         levels=drops,
         adversarial_noise=adversarial,
         curve=curve,
@@ -243,6 +248,10 @@ def profile(
         check=check,
         scorer=scorer,
     )
+    if (whole := ExactPlanner(found).whole_graph) is None:
+        return found
+    budgets = [noise_curve.noise_at(drop) for drop in (drops[0], drops[-1])]
+    return replace(found, closed_cuts=find_least_cuts(graph, closed.cuts, whole, budgets))
 
 
 def split(

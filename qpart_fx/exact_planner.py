@@ -16,6 +16,7 @@ from .request import Request
 from .solver.allocate import PairAllocation, allocate_pairs
 from .solver.choice import Choice, choose_among, limits_overstepped
 from .solver.patterns import Network, PatternMaker, Patterns
+from .solver.whole_graph import WholeGraph
 
 if TYPE_CHECKING:
     from .model_profile import Profile
@@ -112,6 +113,19 @@ class ExactPlanner:
         )
 
     @cached_property
+    def whole_graph(self) -> WholeGraph | None:
+        """The graph with all its cuts, where the profile does not hold them all."""
+        profile = self.profile
+        if profile.cut_graph is None:
+            return None
+        return WholeGraph.of(
+            profile.cut_graph,
+            sizes={layer.name: layer.parameters for layer in profile.layers},
+            noise={layer.name: layer.noise_by_width for layer in profile.layers},
+            value_noise={value.name: value.noise_by_width for value in profile.values},
+        )
+
+    @cached_property
     def _planned(self) -> list[dict[int | None, PlannedLayer]]:
         """Each layer in a plan, by its width: made once, since a plan has many."""
         return [
@@ -164,8 +178,10 @@ class ExactPlanner:
         kept = table.within
         met = kept if not limits else kept & np.all([values <= 1 for values in limits.values()], axis=0)
         by_cut = self._by_cut(table, prices, objective, met)
-        provable = bool(kept.any()) and (self.profile.complete or cut is not None)
-        bound = float(bounds[kept].min()) if provable else None
+        bound = float(bounds[kept].min()) if kept.any() else None
+        others = self.whole_graph if cut is None else None  # with cuts that no pattern is of
+        if bound is not None and others is not None:
+            bound = others.lower_bound(request, table.budget, bound)
         if met.any():
             row, reached = int(np.where(met, objective, np.inf).argmin()), float(objective[met].min())
             choice = Choice(int(patterns.cut[row]), 0)
@@ -185,7 +201,8 @@ class ExactPlanner:
             better, least = self._within_limits(request, table.budget, open_cuts, reached)
             best = better or best
             choice = Choice(better.cut, 0) if better else choice
-            if bound is not None and least < np.inf:  # all other cuts cost as much as was reached at least
+            # all other patterns cost as much as was reached at least
+            if bound is not None and others is None and least < np.inf:
                 best = best._replace(lower_bound=least)
         return best, choice, by_cut
 
