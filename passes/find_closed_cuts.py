@@ -20,8 +20,8 @@ from qpart_fx.meta import constants_behind, info
 class ClosedCuts:
     """The legal cuts of a graph by the size of the device's part, all on the server first, and all on the device last.
 
-    ``complete``: every closed set of the graph was looked at; if not, there are all prefixes of the graph's order, and
-    some more. ``graph``: the cuts as closed sets of blocks.
+    ``complete``: every closed set of the graph was looked at; if not, these are the prefixes of the graph's order.
+    ``graph``: the cuts as closed sets of blocks.
     """
 
     cuts: tuple[Cut, ...]
@@ -38,7 +38,8 @@ def find_closed_cuts(graph_module: GraphModule, *, together: Collection[str] = (
     Args:
         together: names of values at which never to cut; they stay with their users. The model's inputs and its output
             are sent all the same, when all is on the server or on the device.
-        limit: closed sets that are looked at, at most.
+        limit: closed sets that are looked at, at most. Of a graph that has more, those that come first would be no
+            better than others, and planners take time for each.
 
     Raises:
         RequestError: ``together`` names no node of the graph.
@@ -49,7 +50,7 @@ def find_closed_cuts(graph_module: GraphModule, *, together: Collection[str] = (
     if not complete:
         place = {name: index for index, block in enumerate(graph.blocks) for name in block.nodes}
         order = [place[node.name] for node in graph_module.graph.nodes if node.name in place]
-        found = [*_prefixes(graph, order), *found[:limit]]
+        found = [found[0], *_prefixes(graph, order)]
     legal = {inside: crossing for inside, crossing in found if crossing and graph.legal(inside, crossing)}
     cuts: dict[int, Cut] = {}
     for crossing, cut in zip(legal.values(), cuts_of(graph_module, graph, [*legal]), strict=True):

@@ -18,6 +18,7 @@ from .request import Request
 from .solver.allocate import SLACK, PairAllocation, allocate_pairs
 from .solver.choice import Choice, limits_overstepped
 from .solver.patterns import Network, PatternMaker
+from .solver.whole_graph import WholeGraph
 from .solver.width_speeds import solve
 
 if TYPE_CHECKING:
@@ -76,6 +77,19 @@ class ExactPlanner:
         )
 
     @cached_property
+    def whole_graph(self) -> WholeGraph | None:
+        """The graph with all its cuts, where the profile does not hold them all."""
+        profile = self.profile
+        if profile.cut_graph is None:
+            return None
+        return WholeGraph.of(
+            profile.cut_graph,
+            sizes={layer.name: layer.parameters for layer in profile.layers},
+            noise={layer.name: layer.noise_by_width for layer in profile.layers},
+            value_noise={value.name: value.noise_by_width for value in profile.values},
+        )
+
+    @cached_property
     def _planned(self) -> list[dict[int | None, PlannedLayer]]:
         """Each layer in a plan, by its width: made once, since a plan has many."""
         return [
@@ -111,7 +125,7 @@ class ExactPlanner:
             prices = pattern.work.prices(request)
             limits = limits_overstepped(request, prices, pattern.memory_bytes)
             if not limits or (table.proven and max(limits.values()) <= 1):
-                bound = table.lower_bound(request, prices)
+                bound = self._lower_bound(request, table, prices)
                 return self._plan(request, table, pattern, prices, bound), Choice(pattern.cut, 0)
         return self._best_under_limits(request, table)
 
@@ -119,7 +133,7 @@ class ExactPlanner:
         """The plan with the pattern in a row of ``table``, the cheapest for ``request``."""
         pattern = self._pattern_of(table, row)
         prices = pattern.work.prices(request)
-        return self._plan(request, table, pattern, prices, table.lower_bound(request, prices))
+        return self._plan(request, table, pattern, prices, self._lower_bound(request, table, prices))
 
     def table(self, widths: Widths, drop: float, cut: int | None = None) -> PatternTable:
         """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""
@@ -155,6 +169,17 @@ class ExactPlanner:
         bound = solved.lower_bound and min(solved.lower_bound, prices.objective(request))
         return self._plan(request, table, pattern, prices, bound if complete else None), choice
 
+    def _lower_bound(self, request: Request, table: PatternTable, cheapest: Prices[float]) -> float | None:
+        """What no pattern within the table's budget is below, ``cheapest`` being the least prices."""
+        if table.complete:
+            return table.lower_bound(request, cheapest)
+        return self._over_all_cuts(request, table, cheapest.objective(request))
+
+    def _over_all_cuts(self, request: Request, table: PatternTable, reached: float) -> float | None:
+        """The same over cuts that the table has no patterns of; ``reached``: the objective of one of its patterns."""
+        whole = self.whole_graph
+        return None if whole is None else whole.lower_bound(request, table.budget, reached)
+
     def _best_under_limits(self, request: Request, table: PatternTable) -> tuple[Plan, Choice]:
         """As ``best``, where none keeps the budget, or the cheapest that does need not be the best in the limits."""
         patterns, kept = table.patterns, table.within
@@ -163,7 +188,9 @@ class ExactPlanner:
         bounds = objective if table.proven else table.least_work.prices(request).objective(request)
         limits = limits_overstepped(request, prices, table.memory_bytes)
         met = table.met(limits)
-        bound = float(bounds[kept].min()) if table.complete and kept.any() else None
+        bound = float(bounds[kept].min()) if kept.any() else None
+        if bound is not None and not table.complete:
+            bound = self._over_all_cuts(request, table, float(objective[kept].min()))
         if met.any():
             row, reached = int(np.where(met, objective, np.inf).argmin()), float(objective[met].min())
             choice = Choice(int(patterns.cut[row]), 0)
@@ -177,7 +204,8 @@ class ExactPlanner:
             better, least = self._within_limits(request, table.budget, open_cuts, reached)
             if better is not None:
                 pattern, choice = better, Choice(better.cut, 0)
-            if bound is not None and least < np.inf:  # all other cuts cost as much as was reached at least
+            # all other patterns cost as much as was reached at least
+            if bound is not None and table.complete and least < np.inf:
                 bound = least
         return self._plan(request, table, pattern, pattern.work.prices(request), bound), choice
 

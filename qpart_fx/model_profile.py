@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from .calibration import Batch
+    from .cut_graph import CutGraph
     from .passes.capture import CaptureReport
     from .passes.verify_accuracy import Evidence
     from .scores import Scorer
@@ -103,9 +104,9 @@ class Profile:
     ``curve``: accuracy drop over noise on the output. ``reference_drop``: Delta_acc of eq. 22. ``ranges``: the
     calibrated range of every value that may cross. ``uncounted``: nodes whose MACs nobody knows, with their operations.
     ``graph``: the captured float model. ``check``: samples held back to measure plans on. ``closed_cuts``: every cut of
-    the graph that can be best, ``complete`` unless the graph has too many. ``values``: those that cross them.
-    ``noise_curve``: the drop over the noise that plans are predicted to make. ``scorer``: what counts as accuracy; None
-    for a metric, which no file can hold.
+    the graph that can be best; of a graph that has too many, those that most likely are, and ``cut_graph`` holds all.
+    ``values``: those that may cross. ``noise_curve``: the drop over the noise that plans are predicted to make.
+    ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
     """
 
     model: str
@@ -114,7 +115,7 @@ class Profile:
     cuts: tuple[CutProfile, ...]
     values: tuple[ValueProfile, ...]
     closed_cuts: tuple[Cut, ...]
-    complete: bool
+    cut_graph: CutGraph | None = field(repr=False)
     levels: tuple[float, ...]
     adversarial_noise: float
     curve: DropCurve = field(repr=False, compare=False)
@@ -126,6 +127,11 @@ class Profile:
     graph: GraphModule = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
     scorer: Scorer | None = field(repr=False, compare=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether ``closed_cuts`` are all cuts of the graph that can be best."""
+        return self.cut_graph is None
 
     @property
     def captured(self) -> CaptureReport:

@@ -101,9 +101,10 @@ def noise_tables(
     predicted = sensitivity.values
     never_best = _never_best(graph, {name: each.noise for name, each in predicted.items()})
     closed = find_closed_cuts(graph, together=[*unbounded, *never_best])
-    values = sorted(
-        {name for cut in closed.cuts for name in cut.crossing} & ranges.keys() | {*first.crossing} & ranges.keys()
-    )
+    crossing = {name for cut in (*closed.cuts, first) for name in cut.crossing}
+    if not closed.complete:
+        crossing |= {value.name for value in closed.graph.values}
+    values = sorted(crossing & ranges.keys())
     hopeless = np.inf if white is None else white.noise_at(_HOPELESS)
     measure = partial(measure_noise, graph, scorer=scorer, progress=lambda items: progress(items, "noise"))
 

@@ -125,10 +125,8 @@ class PatternTable:
     def _work_within(self) -> Work[Floats]:
         return self.work.at(self.rows)
 
-    def lower_bound(self, request: Request, cheapest: Prices[float]) -> float | None:
-        """What no pattern is below, where those of the table are ``complete``; ``cheapest`` are the least prices."""
-        if not self.complete:
-            return None
+    def lower_bound(self, request: Request, cheapest: Prices[float]) -> float:
+        """What no pattern of the table's cuts is below; ``cheapest`` are the least prices."""
         if self.proven:
             return cheapest.objective(request)
         return float(self.least_work.prices(request).objective(request)[self.rows].min())

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from . import container
 from .backends.packed import read_checked, read_graph, write_graph
 from .cut import Cut
+from .cut_graph import CutGraph
 from .drop_curve import DropCurve
 from .meta import info, set_info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
@@ -23,6 +24,7 @@ _RANGES = TypeAdapter(dict[str, tuple[float, float]])
 _SIZES = TypeAdapter(dict[str, int])
 _NAMES = TypeAdapter(dict[str, str])
 _CUTS = TypeAdapter(tuple[CutProfile, ...])
+_CUT_GRAPH = TypeAdapter(CutGraph | None)
 _CLOSED_CUTS = TypeAdapter(tuple[Cut, ...])
 _VALUES = TypeAdapter(tuple[ValueProfile, ...])
 
@@ -59,7 +61,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             adversarial_noise=float(record["adversarial_noise"]),
             values=_VALUES.validate_python(record["values"]),
             closed_cuts=_CLOSED_CUTS.validate_python(closed),
-            complete=record["complete"] is True,
+            cut_graph=_CUT_GRAPH.validate_python(record["cut_graph"]),
             curve=_curve(record["curve"]),
             noise_curve=_curve(record["noise_curve"]),
             reference_drop=float(record["reference_drop"]),
@@ -96,7 +98,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "adversarial_noise": profile.adversarial_noise,
         "values": [asdict(value) for value in profile.values],
         "closed_cuts": [_without_order(cut) for cut in profile.closed_cuts],
-        "complete": profile.complete,
+        "cut_graph": None if profile.cut_graph is None else asdict(profile.cut_graph),
         "curve": _points(profile.curve),
         "noise_curve": _points(profile.noise_curve),
         "reference_drop": profile.reference_drop,

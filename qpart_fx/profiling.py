@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from .calibration import HOW, Batch
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points
 from .errors import CalibrationError
+from .exact_planner import ExactPlanner
 from .inputs import describe_inputs
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
@@ -20,6 +21,7 @@ from .noise import Floats
 from .noise_tables import may_cross, noise_tables
 from .passes.count_macs import uncounted
 from .passes.find_cuts import chain_cuts
+from .passes.find_least_cuts import find_least_cuts
 from .passes.measure_drop import measure_drop
 from .passes.measure_ranges import Range, widen_ranges
 from .passes.verify_accuracy import CHUNK
@@ -68,7 +70,7 @@ def profile_graph(
     robustness = tables.of_layers.at_drop(REFERENCE_DROP, white) / adversarial
     input_robustness = float(tables.of_input.at_drop(REFERENCE_DROP, white)[0]) / adversarial
     nodes = {node.name: node for node in graph.graph.nodes}
-    return Profile(
+    found = Profile(
         model=model,
         weights_hash=weights_hash,
         layers=tuple(
@@ -100,7 +102,7 @@ def profile_graph(
             for name, row in sorted(tables.values.items())
         ),
         closed_cuts=tables.closed.cuts,
-        complete=tables.closed.complete,
+        cut_graph=None if tables.closed.complete else tables.closed.graph,
         levels=levels,
         adversarial_noise=adversarial,
         curve=white,
@@ -113,6 +115,10 @@ def profile_graph(
         check=check,
         scorer=scorer,
     )
+    if (whole := ExactPlanner(found).whole_graph) is None:
+        return found
+    budgets = [noise_curve.noise_at(drop) for drop in (levels[0], levels[-1])]
+    return replace(found, closed_cuts=find_least_cuts(graph, found.closed_cuts, whole, budgets))
 
 
 @dataclass(frozen=True)

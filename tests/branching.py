@@ -114,6 +114,26 @@ def encoder(layers: int = 4) -> nn.Module:
     return nn.Sequential(*[_Attention(16, 2) for _ in range(layers)], nn.LayerNorm(16), nn.Linear(16, 3)).eval()
 
 
+class Cameras(nn.Module):
+    """A small network for each of some pictures, and a classifier of what they see: very many closed sets.
+
+    Each has its narrowest place before its last layer; a cut there, in all of them, is no prefix of the graph's order.
+    """
+
+    def __init__(self, count: int = 4, depth: int = 6) -> None:
+        super().__init__()
+        widths = [1, *[4] * (depth - 1), 64]
+        self.eyes = nn.ModuleList(
+            nn.Sequential(*[_convolution(widths[i], widths[i + 1], 3, 2) for i in range(depth)]) for _ in range(count)
+        )
+        self.join, self.out = nn.Linear(count * widths[-1], 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [eye(x[:, index : index + 1]).mean((2, 3)) for index, eye in enumerate(self.eyes)]
+        scores: Tensor = self.out(F.relu(self.join(torch.cat(seen, dim=1))))
+        return scores
+
+
 def _pictures(count: int) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

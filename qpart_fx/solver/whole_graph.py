@@ -1,0 +1,109 @@
+"""A graph with all its closed sets in numbers, and what no plan for a request is below, wherever it cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpart_fx.cut_graph import CutGraph
+from qpart_fx.noise import WIDTHS
+from qpart_fx.prices import (
+    device_price_per_mac,
+    download_price_per_bit,
+    server_price_per_mac,
+    upload_price_per_bit,
+)
+from qpart_fx.request import Request
+
+from .dual import PricedGraph
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WholeGraph:
+    """The blocks and values of ``graph``, and the noise of its layers and values.
+
+    ``home``: the block of each layer, (L,); ``sizes`` in parameters, (L,); ``noise`` at each of ``WIDTHS``, (L, W).
+    ``value_sizes`` in quantized elements, (V,), and ``value_noise``, (V, W): of the values of ``graph``.
+    """
+
+    graph: CutGraph
+    home: Integers
+    sizes: Floats
+    noise: Floats
+    value_sizes: Floats
+    value_noise: Floats
+
+    @classmethod
+    def of(
+        cls,
+        graph: CutGraph,
+        sizes: Mapping[str, int],
+        noise: Mapping[str, Sequence[float]],
+        value_noise: Mapping[str, Sequence[float]],
+    ) -> WholeGraph:
+        """From the parameters and the noise of each layer, and the noise of each value, by name.
+
+        A value whose noise is not known makes none and costs nothing: a lower bound is still one.
+        """
+        block_of = {name: index for index, block in enumerate(graph.blocks) for name in block.nodes}
+        silent = (0.0,) * len(WIDTHS)
+        return cls(
+            graph,
+            home=np.array([block_of[name] for name in sizes], dtype=np.int64),
+            sizes=np.array([*sizes.values()], dtype=np.float64),
+            noise=np.array([noise[name] for name in sizes]).reshape(-1, len(WIDTHS)),
+            value_sizes=np.array([value.elements * (value.name in value_noise) for value in graph.values], dtype=float),
+            value_noise=np.array([value_noise.get(value.name, silent) for value in graph.values]),
+        )
+
+    def lower_bound(self, request: Request, budget: float, reached: float) -> float:
+        """What no pattern with noise within ``budget`` is below under ``request``'s objective.
+
+        Limits of the request are not looked at, and so can only add to it. Takes a handful of minimum cuts: some
+        milliseconds for a hundred blocks, some tens for a thousand.
+
+        Args:
+            reached: the objective of a pattern that keeps the budget.
+        """
+        fixed = request.objective.time * request.link.round_trip_s
+        priced = self.priced(
+            device_mac=device_price_per_mac(request),
+            server_mac=server_price_per_mac(request),
+            weight_bit=download_price_per_bit(request),
+            crossing_bit=upload_price_per_bit(request),
+            widths=request.device.weight_bits,
+            value_widths=request.device.crossing_bits,
+        )
+        return fixed + priced.dual(budget, reached - fixed).bound
+
+    def priced(
+        self,
+        *,
+        device_mac: float,
+        server_mac: float,
+        weight_bit: float,
+        crossing_bit: float,
+        widths: Sequence[int] = WIDTHS,
+        value_widths: Sequence[int] = WIDTHS,
+    ) -> PricedGraph:
+        """At what a MAC on either side, a bit of weights and a bit that crosses add to an objective (eqs. 24 to 26)."""
+        of_layers, of_values = np.array(widths, dtype=np.int64), np.array(value_widths, dtype=np.int64)
+        macs = np.array([block.macs for block in self.graph.blocks], dtype=np.float64)
+        exact_bits = np.array([value.exact_bits for value in self.graph.values], dtype=np.float64)
+        return PricedGraph(
+            self.graph,
+            device=device_mac * macs,
+            server=server_mac * macs,
+            crossing=crossing_bit * exact_bits,
+            home=self.home,
+            layer_cost=weight_bit * self.sizes[:, None] * of_layers,
+            layer_noise=self.noise[:, of_layers - WIDTHS[0]],
+            value_cost=crossing_bit * self.value_sizes[:, None] * of_values,
+            value_noise=self.value_noise[:, of_values - WIDTHS[0]],
+        )
