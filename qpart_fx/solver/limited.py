@@ -108,7 +108,7 @@ class Limited:
             ],
             integrality=1,
             bounds=Bounds(0, 1),
-            # Presolving gains no time here, and some answers no longer fit when it is undone.
+            # Without presolving, fewer answers have to be mended: when HiGHS does so, some releases print a line.
             options={"mip_rel_gap": 0, "node_limit": MAX_NODES, "presolve": False},
         )
         if found.status == _INFEASIBLE:
