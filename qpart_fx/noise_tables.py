@@ -36,11 +36,11 @@ from .passes.measure_sensitivity import measure_sensitivity
 from .passes.verify_accuracy import CHUNK
 from .scores import Scorer
 
-_PROBED, _LEAST_PROBED = 1 / 6, 16
+_PROBED, _LEAST_PROBED = 1 / 7, 16
 """The share of the samples, and their least number, that backward passes run over: with all that follows, a run of
 them costs as much as some 25 runs forward."""
 
-_RUNS_OF_LAYERS, _RUNS_OF_VALUES, _LEAST_MEASURED = 3, 2, 8
+_RUNS_OF_LAYERS, _RUNS_OF_VALUES, _LEAST_MEASURED = 3, 2, 7
 """Times the calibration data, samples that measuring the noise may run, but for the least number of samples; a run from
 a layer on is half of one on average."""
 
