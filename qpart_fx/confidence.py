@@ -48,18 +48,30 @@ def drop_upper_bound(lost: int, gained: int, samples: int, confidence: float) ->
         RequestError: the counts are negative or do not add up, or ``confidence`` does not lie between 0 and 1.
     """
     require_confidence(confidence)
+    return drop_upper_bound_at(lost, gained, samples, 1 - confidence)
+
+
+def drop_upper_bound_at(lost: int, gained: int, samples: int, risk: float) -> float:
+    """:func:`drop_upper_bound` by its risk, 1 - confidence, which may be too small to be told from none in that form.
+
+    >>> round(drop_upper_bound_at(0, 0, 300, 1e-40), 4), round(1 - 1e-40 ** (1 / 300), 4)
+    (0.2644, 0.2644)
+
+    Raises:
+        RequestError: the counts are negative or do not add up.
+    """
     if min(lost, gained) < 0 or lost + gained > samples:
         raise RequestError(f"{lost} lost and {gained} gained of {samples} samples: counts from 0 that add up")
-    upper = share_upper_bound(lost, samples, confidence)
-    if gained == 0 or samples == 0:
+    upper = _share_upper_bound_at(lost, samples, risk)
+    if gained == 0 or samples == 0 or risk == 0:
         return upper
     lower = max(0.0, (lost - gained) / samples)
-    risk = _risk(lost, gained, samples)
-    if risk(lower) <= 1 - confidence:
+    risk_of = _risk(lost, gained, samples)
+    if risk_of(lower) <= risk:
         return lower
     while upper - lower > _TOLERANCE:
         middle = (lower + upper) / 2
-        if risk(middle) <= 1 - confidence:
+        if risk_of(middle) <= risk:
             upper = middle
         else:
             lower = middle
@@ -72,9 +84,13 @@ def share_upper_bound(count: int, samples: int, confidence: float) -> float:
     >>> round(share_upper_bound(0, 300, 0.95), 4)
     0.0099
     """
+    return _share_upper_bound_at(count, samples, 1 - confidence)
+
+
+def _share_upper_bound_at(count: int, samples: int, risk: float) -> float:
     from scipy.special import betainccinv
 
-    return 1.0 if count >= samples else float(betainccinv(count + 1, samples - count, 1 - confidence))
+    return 1.0 if count >= samples else float(betainccinv(count + 1, samples - count, risk))
 
 
 def samples_needed(budget: float, confidence: float, loss_rate: float = 0.0, gain_rate: float = 0.0) -> int | None:

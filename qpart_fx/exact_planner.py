@@ -100,10 +100,11 @@ class ExactPlanner:
             for layer in self.profile.layers
         ]
 
-    def first_drop(self, request: Request) -> float:
-        """The largest of the profile's levels that ``request`` allows; a tenth of the first if it allows none."""
+    def first_drop(self, asked: Request | Plan) -> float:
+        """The largest of the profile's levels that a request, or the one that a plan is for, allows; a tenth of the
+        first if it allows none."""
         levels = self.profile.levels
-        allowed = bisect_right(levels, request.max_accuracy_drop)
+        allowed = bisect_right(levels, asked.max_accuracy_drop)
         return levels[allowed - 1] if allowed else levels[0] / 10
 
     def stricter_drop(self, drop: float) -> float | None:
@@ -134,6 +135,22 @@ class ExactPlanner:
         pattern = self._pattern_of(table, row)
         prices = pattern.work.prices(request)
         return self._plan(request, table, pattern, prices, self._lower_bound(request, table, prices))
+
+    def stores(self, table: PatternTable, plan: Plan) -> bool:
+        """Whether the plan's cut and widths are those of one of the patterns of ``table``."""
+        cut = self._places.get(plan.cut)
+        if cut is None:
+            return False
+        widths = np.array([layer.bits or 0 for layer in plan.layers], dtype=np.uint8)
+        values = tuple(plan.activation_bits[self.profile.values[place].name] for place in self.network.values[cut])
+        patterns = table.patterns
+        same = (patterns.cut == cut) & (patterns.widths == widths).all(axis=1)
+        return any(patterns.value_widths[row] == values for row in np.flatnonzero(same))
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, ...], int]:
+        """Where the profile has a cut, by the values that cross it."""
+        return {cut.crossing: place for place, cut in enumerate(self.profile.closed_cuts)}
 
     def table(self, widths: Widths, drop: float, cut: int | None = None) -> PatternTable:
         """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""

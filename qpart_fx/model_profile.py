@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .confidence import drop_upper_bound, samples_needed
+from .confidence import drop_upper_bound, drop_upper_bound_at, samples_needed
 from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
@@ -19,6 +19,7 @@ from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
 from .plans import Plans, plan_all
 from .request import Request
+from .risk_shares import risk_share
 
 if TYPE_CHECKING:
     from torch import nn
@@ -319,13 +320,16 @@ class Profile:
         if check and self.scorer is not None:
             found = verify_accuracy(self.graph, split, check, self.scorer, confidence=confidence)
             assert split.plan is not None
-            needed = None
+            needed = of_table = None
             if found.lost is not None and found.gained is not None and found.samples:
                 rates = found.lost / found.samples, found.gained / found.samples
                 needed = samples_needed(split.plan.max_accuracy_drop, confidence, *rates)
+                risk = (1 - _CONFIDENCE) * risk_share(self._exact, split.plan)
+                of_table = drop_upper_bound_at(found.lost, found.gained, found.samples, risk)
             split.plan = split.plan.with_evidence(
                 measured_drop=found.drop,
                 drop_upper_bound=found.upper_bound,
+                table_drop_upper_bound=of_table,
                 confidence=_CONFIDENCE,
                 samples=found.samples,
                 samples_needed=needed,

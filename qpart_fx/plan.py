@@ -79,6 +79,10 @@ class Plan:
     ``objective``, None where the method proves none. Accuracies are fractions; ``measured_drop``, ``drop_upper_bound``
     (which the true drop exceeds with probability 1 - ``confidence`` at most) and ``samples`` are None where nothing was
     measured; ``labelled`` says whether the drop is one of accuracy or of agreement with the float model.
+    ``drop_upper_bound`` holds for the plans tried for one request. ``table_drop_upper_bound``, which is higher, holds
+    for every plan of a profile at once: with that probability at most, measured on the same samples, any plan at all
+    has a true drop above its own. It is close where the profile stores the plan's widths, for devices of any width,
+    and far where a limit, a forced cut or the paper's method made others.
     ``samples_needed``: how many samples would prove the budget if they lost as these did; None where no number would.
     ``uncounted``: nodes whose MACs nobody knows, priced at nothing. ``weights_hash``: of the weights it was made for.
     """
@@ -104,6 +108,7 @@ class Plan:
     predicted_drop: float | None = None
     measured_drop: float | None = None
     drop_upper_bound: float | None = None
+    table_drop_upper_bound: float | None = None
     confidence: float | None = None
     samples: int | None = None
     samples_needed: int | None = None

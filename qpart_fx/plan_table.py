@@ -96,7 +96,9 @@ def _accuracy(plan: Plan) -> str:
         gain = " (a gain)" if plan.measured_drop < 0 else ""
         parts.append(f"{percent(plan.measured_drop)}{gain} measured{on}")
     if plan.drop_upper_bound is not None and plan.confidence is not None:
-        parts.append(f"{percent(plan.drop_upper_bound)} at most with {100 * plan.confidence:g} % confidence")
+        of_all = plan.table_drop_upper_bound
+        beside = "" if of_all is None else f" ({percent(of_all)} for all plans of the profile at once)"
+        parts.append(f"{percent(plan.drop_upper_bound)} at most with {100 * plan.confidence:g} % confidence{beside}")
         if plan.drop_upper_bound > plan.max_accuracy_drop:
             would = "no number of samples" if plan.samples_needed is None else f"about {plan.samples_needed:,} samples"
             parts.append(f"which proves less than was asked ({would} like these would prove it)")

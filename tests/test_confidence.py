@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from qpart_fx import RequestError
-from qpart_fx.confidence import drop_upper_bound, samples_needed, share_upper_bound
+from qpart_fx.confidence import drop_upper_bound, drop_upper_bound_at, samples_needed, share_upper_bound
 
 confidences = st.floats(0.5, 0.9999)
 thousandths = st.integers(0, 200).map(lambda count: count / 1000)
@@ -143,6 +143,18 @@ def test_ends(count: tuple[int, int, int], bound: float) -> None:
 def test_a_million_samples_are_no_trouble() -> None:
     bound = drop_upper_bound(10_000, 5_000, 1_000_000, 0.95)
     assert bound == pytest.approx(0.005 + 1.645 * math.sqrt(15_000) / 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("gained", [0, 4])
+def test_risks_too_small_for_a_confidence(gained: int) -> None:
+    bounds = [drop_upper_bound_at(7, gained, 500, risk) for risk in (0.05, 1e-17, 1e-40, 1e-250, 0.0)]
+    assert bounds == sorted(set(bounds))
+    assert bounds[0] == pytest.approx(drop_upper_bound(7, gained, 500, 0.95))
+    assert bounds[-1] == 1.0
+
+
+def test_without_gains_they_are_exact_too() -> None:
+    assert float(binom.cdf(7, 500, drop_upper_bound_at(7, 0, 500, 1e-200))) == pytest.approx(1e-200, rel=1e-6)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.1, math.nan])

@@ -71,6 +71,7 @@ plans = st.builds(
     predicted_drop=st.none() | numbers,
     measured_drop=st.none() | numbers,
     drop_upper_bound=st.none() | numbers,
+    table_drop_upper_bound=st.none() | numbers,
     confidence=st.none() | numbers,
     samples=st.none() | st.integers(0),
     labelled=st.none() | st.booleans(),
@@ -138,6 +139,10 @@ def test_another_version_is_named(version: Any) -> None:
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(ArtifactError, match=f"not a valid plan: {name}: "):
         Plan.from_json(changed(**{name: ...}))
+
+
+def test_a_plan_of_before_there_was_a_bound_for_all_is_read() -> None:
+    assert Plan.from_json(changed(table_drop_upper_bound=...)) == MEASURED
 
 
 def test_an_unknown_field_is_named() -> None:
@@ -208,6 +213,8 @@ def test_the_table_shows_the_evidence() -> None:
     assert str(enough).endswith("(about 15,000 samples like these would prove it)")
     proven = dataclasses.replace(MEASURED, drop_upper_bound=0.01)
     assert str(proven).endswith("1.00 % at most with 95 % confidence")
+    of_all = dataclasses.replace(proven, table_drop_upper_bound=0.0123)
+    assert str(of_all).endswith("1.00 % at most with 95 % confidence (1.23 % for all plans of the profile at once)")
 
 
 def test_the_table_claims_nothing_that_was_not_measured() -> None:
