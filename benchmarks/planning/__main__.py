@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="holds zoo.py and the data")
     parser.add_argument("--only", action="append", choices=TOPICS, help="leave the other topics out; may be repeated")
     parser.add_argument("--networks", nargs="+", choices=("mnist", "resnet20", "mobilenet_v1"), help="only these")
-    parser.add_argument("--cases", type=int, default=24, help="of evidence, for each network (default: %(default)s)")
+    parser.add_argument("--cases", type=int, help="of evidence, for each network (default: as many as take an hour)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # processor times are compared
     for name in options.only or TOPICS:
