@@ -18,6 +18,7 @@ from .latency import latency
 from .policies import policies
 from .report import write_results
 from .sensitivity import sensitivity
+from .subjects import BRANCHING
 
 TOPICS: dict[str, Callable[..., dict[str, Any]]] = {
     "sensitivity": sensitivity,
@@ -36,7 +37,11 @@ def main() -> None:
     )
     parser.add_argument("directory", type=Path, help="holds zoo.py and the data")
     parser.add_argument("--only", action="append", choices=TOPICS, help="leave the other topics out; may be repeated")
-    parser.add_argument("--networks", nargs="+", choices=("mnist", "resnet20", "mobilenet_v1"), help="only these")
+    choices = ("mnist", "resnet20", "mobilenet_v1", *BRANCHING)
+    parser.add_argument(
+        "--networks", nargs="+", choices=choices, metavar="NAME",
+        help=f"only these of {', '.join(choices)}; of the last {len(BRANCHING)} there are policies only",
+    )  # fmt: skip
     parser.add_argument("--cases", type=int, help="of evidence, for each network (default: as many as take an hour)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # processor times are compared

@@ -17,11 +17,20 @@ import torch
 from torch import Tensor, nn
 
 import qpart_fx as qpart
+from benchmarks.branching import CAMERAS, NETWORKS
 from benchmarks.paper_mnist import load, train
 from qpart_fx import profiling
 from qpart_fx.calibration import alternate, read_batches
 
 Data = tuple[Tensor, Tensor]
+
+BRANCHING = {
+    "GoogLeNet-like": NETWORKS["inception"],
+    "DenseNet-like": NETWORKS["dense"],
+    "U-Net-like": NETWORKS["u-net"],
+    "four cameras": CAMERAS,
+}
+"""Small networks whose graphs are no chains, and inputs for them."""
 
 LADDER = (0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05)
 """The accuracy drops that plans are made for."""
@@ -107,6 +116,24 @@ def profiled(directory: Path, name: str) -> Profiled:
         seconds["profile"] = process_time() - start
     runs += [forward() for _ in range(2)]
     return Profiled(chosen, profile, {**seconds, "forward": sum(runs) / len(runs)})
+
+
+@cache
+def branching_profile(name: str) -> qpart.Profile:
+    """That of one of ``BRANCHING``, untrained, on random inputs; what it answers itself is right."""
+    make, inputs = BRANCHING[name]
+    torch.manual_seed(0)
+    model, x = make(), inputs(256)
+    with torch.no_grad():
+        answers = torch.cat([model(chunk) for chunk in x.split(32)])
+    if answers.dim() == 2:
+        return qpart.profile(model, batches((x, answers.argmax(1))), progress=False)
+    return qpart.profile(model, batches((x, answers)), metric=_explained, progress=False)
+
+
+def _explained(outputs: Tensor, targets: Tensor) -> float:
+    """The part of the variance of pictures that other pictures explain."""
+    return 1 - float((outputs - targets).square().mean() / targets.var())
 
 
 @contextmanager

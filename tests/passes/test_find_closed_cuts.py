@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 import qpart_fx as qpart
+from benchmarks.branching import NETWORKS
 from qpart_fx.compiler import analyse
 from qpart_fx.cut import Cut
 from qpart_fx.cut_table import cuts_of
@@ -22,7 +23,6 @@ from qpart_fx.passes.find_closed_cuts import cut_graph, find_closed_cuts
 from qpart_fx.passes.find_cuts import _prefixes, _reordered_write, find_cuts, resolve_cut
 from qpart_fx.passes.split_at_cut import split_at_cut
 from qpart_fx.solver.min_cut import least_closed_set
-from tests.branching import NETWORKS
 from tests.networks import Residual, Tokens, TwoInputs, images
 from tests.passes.test_capture_opaque import IMAGES, Detector, same
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import qpart_fx as qpart
+from benchmarks.branching import Cameras
 from qpart_fx import noise_tables
 from qpart_fx.model_profile import Profile
 from qpart_fx.passes.find_closed_cuts import find_closed_cuts
-from tests.branching import Cameras
 
 
 @pytest.fixture(scope="module")

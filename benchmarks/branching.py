@@ -1,4 +1,4 @@
-"""Networks with branches, in the style of known ones but small."""
+"""Networks with branches, in the style of known ones but small; tests and benchmarks share them."""
 
 from __future__ import annotations
 
@@ -146,3 +146,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "encoder": (encoder, lambda count: torch.randn(count, 6, 16, generator=torch.Generator().manual_seed(1))),
 }
 """How to make each of the networks, and a batch of inputs of some size for it."""
+
+CAMERAS: tuple[Callable[[], nn.Module], Callable[[int], Tensor]] = (
+    lambda: Cameras().eval(),
+    lambda count: torch.randn(count, 4, 64, 64, generator=torch.Generator().manual_seed(1)),
+)
+"""The same of one with more closed sets than can be looked at."""
