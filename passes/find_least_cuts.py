@@ -41,7 +41,7 @@ def _least_sets(whole: WholeGraph, budgets: Sequence[float]) -> list[int]:
     """The closed sets, as bit masks."""
     graph = whole.graph
     macs = max(1, sum(block.macs for block in graph.blocks))
-    weights = max(1.0, 8 * float(whole.sizes.sum()))
+    weights = max(1.0, float(whole.weight_bits[:, 8 - WIDTHS[0]].sum()))
     value = max(1.0, 8 * float(whole.value_sizes.mean()))
     found: dict[int, None] = {}
     for (device, server), sent, downloaded, budget in product(((1, 0), (0, 1)), _SENT, _DOWNLOADED, budgets):

@@ -15,6 +15,7 @@ from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_rivals
 from qpart_fx.inputs import positional
 from qpart_fx.noise import WIDTHS
 from qpart_fx.quantized import rounded_weights
+from qpart_fx.rounding import NearestRounding, Rounding
 from qpart_fx.scores import ClassScores, Scorer
 from qpart_fx.solver.allocate import Relaxation
 
@@ -37,22 +38,21 @@ def measure_drop(
     scorer: Scorer,
     *,
     layers: Mapping[str, Sequence[str]],
+    weight_bits: Floats,
     noise: Floats,
     white: DropCurve,
     progress: Progress,
+    rounding: Rounding = NearestRounding(),
 ) -> DropCurve:
     """The accuracy that is lost over the noise that is predicted; ``white`` where that cannot be measured.
 
     Runs the network once for each plan, all layers quantized.
 
     Args:
-        layers: node -> the names of its weights. noise: predicted, of each at each of ``WIDTHS``.
+        layers: node -> the names of its weights. weight_bits, noise: predicted, of each at each of ``WIDTHS``.
         white: what white noise would cost.
     """
-    sizes = np.array(
-        [sum(graph_module.get_parameter(name).numel() for name in weights) for weights in layers.values()], dtype=float
-    )
-    relaxation = Relaxation.of(sizes[:, None] * np.array(WIDTHS, dtype=np.float64), noise)
+    relaxation = Relaxation.of(weight_bits, noise)
     classes = isinstance(scorer, ClassScores)
     budgets = (
         [white.noise_at(drop) for drop in _DROPS]
@@ -75,7 +75,7 @@ def measure_drop(
         for place, plan in enumerate(plans):
             with ExitStack() as stack:
                 for option, weights in zip(plan.options, layers.values(), strict=True):
-                    stack.enter_context(rounded_weights(graph_module, weights, WIDTHS[int(option)]))
+                    stack.enter_context(rounded_weights(graph_module, weights, WIDTHS[int(option)], rounding))
                 output = graph_module(*positional(graph_module, batch.args, batch.kwargs))
             measured[place] += scorer.noise(clean, output).sum()
             drop[place] += scorer.drop(clean, output, batch) * batch.size

@@ -17,6 +17,7 @@ from qpart_fx.noise import MEASURED, Booleans, Estimate, Floats, NoiseTable
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
+from qpart_fx.rounding import NearestRounding, Rounding
 from qpart_fx.scores import Scorer
 
 Range = tuple[float, float]
@@ -32,6 +33,7 @@ def measure_noise(
     layers: Mapping[str, Sequence[str]],
     crossings: Sequence[Mapping[str, Range]],
     progress: Progress,
+    rounding: Rounding = NearestRounding(),
     widths: Sequence[int] = MEASURED,
     wanted: Booleans | None = None,
 ) -> tuple[NoiseTable, NoiseTable]:
@@ -57,7 +59,7 @@ def measure_noise(
         for column, bits in enumerate(widths):
             for row, (name, weights) in enumerate(layers.items()):
                 if wanted[row, column]:
-                    with rounded_weights(graph_module, weights, bits):
+                    with rounded_weights(graph_module, weights, bits, rounding):
                         add(row, column, replay.from_node(name))
             for row, ranges in enumerate(crossings, start=len(layers)):
                 if ranges and wanted[row, column]:

@@ -29,6 +29,7 @@ from qpart_fx.noise import WIDTHS, Estimate, by_width, continued
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
+from qpart_fx.rounding import NearestRounding, Rounding
 from qpart_fx.scores import Scorer
 
 Floats = NDArray[np.float64]
@@ -73,6 +74,7 @@ def measure_sensitivity(
     ranges: Mapping[str, tuple[float, float]],
     seed: int,
     progress: Progress,
+    rounding: Rounding = NearestRounding(),
 ) -> Sensitivity:
     """Predict the noise of every layer's weights and of every value in ``ranges``, each quantized alone.
 
@@ -95,7 +97,7 @@ def measure_sensitivity(
         for chunk in progress([chunk for batch in batches for chunk in batch.chunks(CHUNK)]):
             for total, gradient in zip(energy, probe.gradients(chunk, scorer, weights, generator), strict=True):
                 total += gradient.double().square().reshape(len(total), -1).sum(1).cpu()
-            of_layers.append(_of_layers(graph_module, chunk, layers, probe.found))
+            of_layers.append(_of_layers(graph_module, chunk, layers, probe.found, rounding))
     except torch.OutOfMemoryError:  # a RuntimeError, but none of the model's
         raise
     except (RuntimeError, NotImplementedError):  # it runs forward only: writes to what the way back needs, for example
@@ -130,6 +132,7 @@ def _of_layers(
     chunk: Batch,
     layers: Mapping[str, Sequence[str]],
     gradients: Mapping[str, list[list[Tensor | None]]],
+    rounding: Rounding,
 ) -> Floats:
     """For each sample, layer and width, what rounding the layer does to the scores; shape (samples, layers, widths)."""
     replay = Replay(graph_module, chunk)
@@ -147,7 +150,7 @@ def _of_layers(
         ]
         changes = [torch.empty(parts, len(_OF_LAYERS), each.numel() // parts).to(each) for each in clean]
         for column, bits in enumerate(_OF_LAYERS):
-            with rounded_weights(graph_module, weights, bits):
+            with rounded_weights(graph_module, weights, bits, rounding):
                 changed = tensors_of(replay.alone(name))
             for before, after, change in zip(clean, changed, changes, strict=True):
                 torch.sub(_flat(after, before, parts), _flat(before, before, parts), out=change[:, column])

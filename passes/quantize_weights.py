@@ -11,7 +11,8 @@ from torch.fx import GraphModule
 from qpart_fx.meta import info
 from qpart_fx.pass_manager import Pass, PassResult
 from qpart_fx.quantized import set_weight_quantizers
-from qpart_fx.quantizer import UniformQuantizer
+from qpart_fx.quantizer import WeightQuantizer
+from qpart_fx.rounding import NearestRounding, Rounding
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,16 @@ class QuantizeWeights(Pass):
     """Rounds every weight of the nodes named in ``bits`` to that many bits, in place; the graph stays as it is."""
 
     bits: Mapping[str, int]
+    rounding: Rounding = NearestRounding()
 
     def run(self, graph_module: GraphModule) -> PassResult:
-        quantizers: dict[str, UniformQuantizer] = {}
+        quantizers: dict[str, WeightQuantizer] = {}
         with torch.no_grad():
             for node in graph_module.graph.nodes:
                 for name in info(node).weights if node.name in self.bits else ():
                     weight = graph_module.get_parameter(name)
-                    quantizers[name] = UniformQuantizer.of_tensor(weight, self.bits[node.name])
-                    weight.copy_(quantizers[name](weight))
+                    bits = self.bits[node.name]
+                    quantizers[name] = self.rounding.quantizer(name, weight, bits)
+                    weight.copy_(self.rounding.rounded(name, weight, bits))
         set_weight_quantizers(graph_module, quantizers)
         return PassResult(graph_module, modified=False)

@@ -21,6 +21,7 @@ from .passes.capture import capture, capture_report
 from .passes.count_macs import CountMacs
 from .passes.count_parameters import CountParameters
 from .passes.find_cuts import find_cuts, resolve_cut
+from .passes.fold_norms import FoldNorms
 from .passes.propagate_shapes import PropagateShapes
 from .passes.split_at_cut import split_at_cut
 from .profiling import profile_graph
@@ -31,6 +32,11 @@ from .weights_hash import weights_hash
 
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
 """The accuracy drops that Algorithm 1 stores patterns for."""
+
+
+ROUNDINGS = ("compensated", "nearest")
+"""``"compensated"``: a step for each channel, errors that make up for each other, weights entropy-coded, batch norms
+folded into the layers before them: the fewest bytes. ``"nearest"``: the paper's quantizer and its bytes (eqs. 9, 14)."""
 
 
 def compile(
@@ -78,6 +84,7 @@ def profile(
     progress: bool = True,
     example_inputs: Any = None,
     max_samples: int = 1024,
+    rounding: str = "compensated",
     seed: int = 0,
 ) -> Profile:
     """Learn once all that plans for ``model`` depend on, whatever the request (Algorithm 1, offline).
@@ -88,6 +95,7 @@ def profile(
             not class scores of shape (samples, classes).
         levels: the accuracy drops that patterns are stored for.
         progress: show a progress bar where there is a terminal.
+        rounding: one of :data:`ROUNDINGS`.
         seed: of the random signs that sensitivities are probed with.
 
     Raises:
@@ -95,6 +103,8 @@ def profile(
     """
     drops = _checked_levels(levels)
     _require_seed(seed)
+    if rounding not in ROUNDINGS:
+        raise RequestError(f"rounding = {rounding!r} is unknown: choose one of {', '.join(ROUNDINGS)}")
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model)
@@ -107,6 +117,8 @@ def profile(
             f"{type(model).__name__} froze its batch size while it was captured, and cannot be planned for single "
             "samples: in its forward, take sizes from x.shape and do not turn them into numbers with int() or len()"
         )
+    if rounding == "compensated":
+        FoldNorms().run(graph)
     args, kwargs = _example(example_inputs, fit, samples=1)
     analyse(graph, args, kwargs)
     if not any(info(node).parameters for node in graph.graph.nodes):
@@ -119,6 +131,7 @@ def profile(
         model=type(model).__name__,
         weights_hash=weights_hash(model),
         levels=drops,
+        compensated=rounding == "compensated",
         seed=seed,
         progress=partial(_bar, enabled=progress),
     )

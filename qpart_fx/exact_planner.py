@@ -63,7 +63,7 @@ class ExactPlanner:
         cuts = profile.closed_cuts
         on_device = [set(cut.device_nodes) for cut in cuts]
         return Network(
-            sizes=np.array([layer.parameters for layer in profile.layers], dtype=np.float64),
+            weight_bits=np.array([layer.bits_by_width for layer in profile.layers]).reshape(-1, len(WIDTHS)),
             macs=np.array([layer.macs for layer in profile.layers], dtype=np.float64),
             noise=np.array([layer.noise_by_width for layer in profile.layers]).reshape(-1, len(WIDTHS)),
             value_sizes=np.array([value.elements for value in profile.values], dtype=np.float64),
@@ -73,6 +73,7 @@ class ExactPlanner:
             device_macs=np.array([cut.device_macs for cut in cuts], dtype=np.float64),
             server_macs=np.array([cut.server_macs for cut in cuts], dtype=np.float64),
             exact_bits=np.array([cut.exact_bits for cut in cuts], dtype=np.float64),
+            head_bits=np.array(profile.head_bits, dtype=np.float64),
             peak_bytes=np.array([cut.peak_bytes for cut in cuts], dtype=np.float64),
         )
 
@@ -84,7 +85,7 @@ class ExactPlanner:
             return None
         return WholeGraph.of(
             profile.cut_graph,
-            sizes={layer.name: layer.parameters for layer in profile.layers},
+            weight_bits={layer.name: layer.bits_by_width for layer in profile.layers},
             noise={layer.name: layer.noise_by_width for layer in profile.layers},
             value_noise={value.name: value.noise_by_width for value in profile.values},
         )
@@ -94,8 +95,8 @@ class ExactPlanner:
         """Each layer in a plan, by its width: made once, since a plan has many."""
         return [
             {
-                bits: PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits)
-                for bits in (None, *WIDTHS)
+                bits: PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits, coded)
+                for bits, coded in ((None, None), *zip(WIDTHS, layer.bits_by_width, strict=True))
             }
             for layer in self.profile.layers
         ]
@@ -241,7 +242,7 @@ class ExactPlanner:
         for place, (cut, time_s, energy_j, base) in enumerate(zip(cuts.tolist(), times, energies, bases, strict=True)):
             rows = []
             if request.device.memory_bytes is not None:
-                rows.append((1 / 8, 0.0, request.device.memory_bytes - float(self.network.peak_bytes[cut])))
+                rows.append((1 / 8, 0.0, request.device.memory_bytes - float(self.network.peak_bytes[cut]) - float(self.network.head_bits[cut]) / 8))
             if request.deadline_s is not None:
                 most = request.deadline_s * (1 + SLACK) - time_s
                 rows.append((bit.download_time_s, bit.upload_time_s, most))
@@ -258,13 +259,13 @@ class ExactPlanner:
             objective = base + found.objective
             if objective < reached * (1 - 1e-12):
                 reached = objective
-                widths = np.zeros(len(self.network.sizes), dtype=np.uint8)
+                widths = np.zeros(len(self.network.weight_bits), dtype=np.uint8)
                 widths[self.network.layers[cut]] = np.array(maker.widths, dtype=np.uint8)[found.weight_options]
                 value_widths = tuple(maker.value_widths[option] for option in found.crossing_options)
                 of_cut = without_bits.of(place)
                 work = replace(
                     of_cut,
-                    download_bits=found.weight_bits,
+                    download_bits=of_cut.download_bits + found.weight_bits,
                     upload_bits=of_cut.upload_bits + found.crossing_bits,
                 )
                 best = self._pattern(cut, widths, value_widths, work, found.noise)

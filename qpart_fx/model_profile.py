@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .cut_graph import CutGraph
     from .passes.capture import CaptureReport
     from .passes.verify_accuracy import Evidence
+    from .rounding import Rounding
     from .scores import Scorer
     from .split_model import SplitModel
 
@@ -53,7 +54,7 @@ class LayerProfile:
     """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
     ``noise_by_width``: sigma_w of eq. 18 at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and
-    corrected by what was measured. ``channel_sensitivity``: for each weight by name, the mean squared norm of the
+    corrected by what was measured. ``bits_by_width``: of its weights in a head's file. ``channel_sensitivity``: for each weight by name, the mean squared norm of the
     Jacobian of the scores in the weights of each channel, along the weight's first dimension. ``robustness``: rho of
     eq. 22.
     """
@@ -64,6 +65,7 @@ class LayerProfile:
     parameters: int
     activation_elements: int
     noise_by_width: tuple[float, ...]
+    bits_by_width: tuple[float, ...]
     channel_sensitivity: Mapping[str, tuple[float, ...]] = field(repr=False)
     robustness: float
 
@@ -106,7 +108,8 @@ class Profile:
     calibrated range of every value that may cross. ``uncounted``: nodes whose MACs nobody knows, with their operations.
     ``graph``: the captured float model. ``check``: samples held back to measure plans on. ``closed_cuts``: every cut of
     the graph that can be best; of a graph that has too many, those that most likely are, and ``cut_graph`` holds all.
-    ``values``: those that may cross. ``noise_curve``: the drop over the noise that plans are predicted to make.
+    ``head_bits``: what the head's file holds at each of ``closed_cuts`` beside the weights; 0 where eq. 14 prices it.
+    ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the noise that plans are predicted to make.
     ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
     """
 
@@ -116,6 +119,7 @@ class Profile:
     cuts: tuple[CutProfile, ...]
     values: tuple[ValueProfile, ...]
     closed_cuts: tuple[Cut, ...]
+    head_bits: tuple[float, ...] = field(repr=False)
     cut_graph: CutGraph | None = field(repr=False)
     levels: tuple[float, ...]
     adversarial_noise: float
@@ -126,6 +130,7 @@ class Profile:
     uncounted: Mapping[str, str]
     samples: int
     graph: GraphModule = field(repr=False, compare=False)
+    rounding: Rounding = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
     scorer: Scorer | None = field(repr=False, compare=False)
 
@@ -210,7 +215,7 @@ class Profile:
         check = self.check if calibration is None else self._read(calibration)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.scorer), check, _CONFIDENCE)[0]
+            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.rounding, self.scorer), check, _CONFIDENCE)[0]
         return self._compile_request(plan_or_request, cut, method, check)
 
     def _compile_request(
@@ -230,7 +235,7 @@ class Profile:
             plan = self._best(request, cut, method, drop)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
             risk /= 2
-            split, found = self._measured(lower(self.graph, plan, self.ranges, self.scorer), check, 1 - risk)
+            split, found = self._measured(lower(self.graph, plan, self.ranges, self.rounding, self.scorer), check, 1 - risk)
             if found is None or _holds(found, budget, 1 - risk):
                 return split
             bound = found.drop if found.upper_bound is None else found.upper_bound

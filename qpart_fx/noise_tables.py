@@ -34,6 +34,7 @@ from .passes.measure_noise import measure_noise
 from .passes.measure_ranges import Range
 from .passes.measure_sensitivity import measure_sensitivity
 from .passes.verify_accuracy import CHUNK
+from .rounding import Rounding
 from .scores import Scorer
 
 _PROBED, _LEAST_PROBED = 1 / 7, 16
@@ -82,6 +83,7 @@ def noise_tables(
     first: Cut,
     ranges: Mapping[str, Range],
     white: DropCurve | None,
+    rounding: Rounding,
     seed: int,
     progress: Progress,
 ) -> NoiseTables:
@@ -96,7 +98,8 @@ def noise_tables(
     ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     sensitivity = measure_sensitivity(
         graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * total)), CHUNK), scorer,
-        layers=layers, ranges=ranges, seed=seed, progress=lambda items: progress(items, "sensitivity"),
+        layers=layers, ranges=ranges, seed=seed, rounding=rounding,
+        progress=lambda items: progress(items, "sensitivity"),
     )  # fmt: skip
     predicted = sensitivity.values
     never_best = _never_best(graph, {name: each.noise for name, each in predicted.items()})
@@ -106,7 +109,7 @@ def noise_tables(
         crossing |= {value.name for value in closed.graph.values}
     values = sorted(crossing & ranges.keys())
     hopeless = np.inf if white is None else white.noise_at(_HOPELESS)
-    measure = partial(measure_noise, graph, scorer=scorer, progress=lambda items: progress(items, "noise"))
+    measure = partial(measure_noise, graph, scorer=scorer, rounding=rounding, progress=lambda items: progress(items, "noise"))
 
     def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
         return max(_LEAST_MEASURED, int(runs * total / (max(1, disturbed) * len(widths) / 2)))

@@ -59,10 +59,11 @@ class Work(Generic[Quantity]):
 
 
 def work_of(network: Network, cut: Integers, weight_bits: Floats, crossing_bits: Floats) -> Work[Floats]:
-    """That of patterns at ``cut``, of so many bits, without what crosses exactly."""
+    """That of patterns at ``cut``, of so many bits, without what crosses exactly and what is in a head beside weights."""
     return Work(
-        network.device_macs[cut], network.server_macs[cut], weight_bits, crossing_bits + network.exact_bits[cut]
-    )
+        network.device_macs[cut], network.server_macs[cut],
+        weight_bits + network.head_bits[cut], crossing_bits + network.exact_bits[cut],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class PatternTable:
             complete,
             work=work_of(network, cut, patterns.weight_bits, patterns.crossing_bits),
             least_work=work_of(network, cut, patterns.least_weight_bits, patterns.crossing_bits),
-            memory_bytes=patterns.weight_bits / 8 + network.peak_bytes[cut],
+            memory_bytes=(patterns.weight_bits + network.head_bits[cut]) / 8 + network.peak_bytes[cut],
             layers=network.layers[cut].sum(axis=1),
             within=within,
             rows=np.flatnonzero(within),

@@ -35,18 +35,20 @@ TERMS = (
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PlannedLayer:
-    """A weighted layer in a plan. ``bits`` is None for a layer on the server, whose weights stay in float."""
+    """A weighted layer in a plan. ``bits``, the width that its codes fit in, is None for a layer on the server, whose
+    weights stay in float; ``coded_bits``, of all its weights in the head's file, where that is not eq. 14."""
 
     name: str
     operation: str
     macs: int
     parameters: int
     bits: Annotated[int, Field(ge=2, le=16)] | None
+    coded_bits: Annotated[float, Field(ge=0)] | None = None
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of its weights in the head (eq. 14)."""
-        return (self.bits or 0) * self.parameters / 8
+        """Bytes of its weights in the head."""
+        return ((self.bits or 0) * self.parameters if self.coded_bits is None else self.coded_bits) / 8
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

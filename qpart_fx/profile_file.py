@@ -15,6 +15,7 @@ from .cut import Cut
 from .cut_graph import CutGraph
 from .drop_curve import DropCurve
 from .meta import info, set_info
+from .rounding_file import read_rounding, write_rounding
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
 from .scores import ClassScores
 
@@ -32,8 +33,9 @@ _VALUES = TypeAdapter(tuple[ValueProfile, ...])
 def save_profile(profile: Profile, path: Path) -> None:
     """Write ``profile`` to ``path``, whole or not at all."""
     record, data = write_graph(profile.graph)
-    manifest = {"graph": record, "profile": _to_record(profile)}
-    container.write_file(path, container.encode("profile", manifest, data))
+    rounding, codes = write_rounding(profile.rounding)
+    manifest = {"graph": record, "rounding": rounding, "profile": _to_record(profile)}
+    container.write_file(path, container.encode("profile", manifest, data + codes))
 
 
 def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
@@ -44,7 +46,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
     """
 
     def read() -> Profile:
-        graph, _ = read_graph(manifest["graph"], data)
+        graph, used = read_graph(manifest["graph"], data)
         record = manifest["profile"]
         for node in graph.graph.nodes:
             set_info(node, weights=_SIZES.validate_python(record["weights"].get(node.name, {})))
@@ -68,7 +70,9 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             ranges=_RANGES.validate_python(record["ranges"]),
             uncounted=_NAMES.validate_python(record["uncounted"]),
             samples=int(record["samples"]),
+            head_bits=tuple(_NUMBERS.validate_python(record["head_bits"])),
             graph=graph,
+            rounding=read_rounding(manifest["rounding"], data[used:]),
             check=(),
             scorer=ClassScores() if record["class_scores"] is True else None,
         )
@@ -98,6 +102,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "adversarial_noise": profile.adversarial_noise,
         "values": [asdict(value) for value in profile.values],
         "closed_cuts": [_without_order(cut) for cut in profile.closed_cuts],
+        "head_bits": profile.head_bits,
         "cut_graph": None if profile.cut_graph is None else asdict(profile.cut_graph),
         "curve": _points(profile.curve),
         "noise_curve": _points(profile.noise_curve),

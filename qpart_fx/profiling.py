@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from .calibration import HOW, Batch
+from .calibration import HOW, Batch, spread
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points
 from .errors import CalibrationError
 from .exact_planner import ExactPlanner
+from .head_size import coded_bits, head_bits
 from .inputs import describe_inputs
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
-from .noise import Floats
+from .noise import WIDTHS, Floats
 from .noise_tables import may_cross, noise_tables
 from .passes.count_macs import uncounted
 from .passes.find_cuts import chain_cuts
 from .passes.find_least_cuts import find_least_cuts
+from .passes.measure_curvature import measure_curvature
 from .passes.measure_drop import measure_drop
 from .passes.measure_ranges import Range, widen_ranges
 from .passes.verify_accuracy import CHUNK
 from .replay import Replay
+from .rounding import CompensatedRounding, NearestRounding, Rounding
 from .scores import ClassScores, Scorer
 
 REFERENCE_DROP = 0.1
@@ -43,6 +46,7 @@ def profile_graph(
     model: str,
     weights_hash: str,
     levels: tuple[float, ...],
+    compensated: bool,
     seed: int,
     progress: Progress,
 ) -> Profile:
@@ -50,21 +54,28 @@ def profile_graph(
 
     Args:
         model: its name. weights_hash: of its weights.
+        compensated: whether weights are rounded so that their errors make up for each other, or as the paper does.
         progress: shows how far a pass over batches has come, with what it is called.
     """
     layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
     chain = chain_cuts(graph, [node for node in graph.graph.nodes if node.name in layers])
     fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
     seen = _look(graph, fit, scorer, progress)
+    rounding: Rounding = NearestRounding()
+    if compensated:
+        rounding = _compensated(graph, fit, scorer, [name for names in layers.values() for name in names], seed, progress)
+    weight_bits = _weight_bits(graph, layers, rounding)
     tables = noise_tables(
         graph, fit, scorer,
-        layers=layers, first=chain[0][1], ranges=seen.ranges, white=seen.white, seed=seed, progress=progress,
+        layers=layers, first=chain[0][1], ranges=seen.ranges, white=seen.white, rounding=rounding, seed=seed,
+        progress=progress,
     )  # fmt: skip
     white = seen.white or curve_of_points(tables.of_layers.noise.ravel(), tables.of_layers.drop.ravel())
     adversarial = white.noise_at(REFERENCE_DROP) if seen.adversarial is None else seen.adversarial
     noise_curve = measure_drop(
         graph, fit, scorer,
-        layers=layers, noise=tables.layers, white=white, progress=lambda items: progress(items, "accuracy over noise"),
+        layers=layers, weight_bits=weight_bits, noise=tables.layers, white=white, rounding=rounding,
+        progress=lambda items: progress(items, "accuracy over noise"),
     )  # fmt: skip
     # rho of eq. 22
     robustness = tables.of_layers.at_drop(REFERENCE_DROP, white) / adversarial
@@ -81,6 +92,7 @@ def profile_graph(
                 parameters=info(nodes[name]).parameters,
                 activation_elements=info(nodes[name]).elements,
                 noise_by_width=tuple(tables.layers[row].tolist()),
+                bits_by_width=tuple(weight_bits[row].tolist()),
                 channel_sensitivity={
                     weight: tuple(tables.channels[weight].tolist()) for weight in weights if weight in tables.channels
                 },
@@ -102,6 +114,7 @@ def profile_graph(
             for name, row in sorted(tables.values.items())
         ),
         closed_cuts=tables.closed.cuts,
+        head_bits=(0.0,) * len(tables.closed.cuts),
         cut_graph=None if tables.closed.complete else tables.closed.graph,
         levels=levels,
         adversarial_noise=adversarial,
@@ -112,13 +125,36 @@ def profile_graph(
         uncounted=uncounted(graph),
         samples=sum(batch.size for batch in fit),
         graph=graph,
+        rounding=rounding,
         check=check,
         scorer=scorer,
     )
-    if (whole := ExactPlanner(found).whole_graph) is None:
-        return found
-    budgets = [noise_curve.noise_at(drop) for drop in (levels[0], levels[-1])]
-    return replace(found, closed_cuts=find_least_cuts(graph, found.closed_cuts, whole, budgets))
+    if (whole := ExactPlanner(found).whole_graph) is not None:
+        budgets = [noise_curve.noise_at(drop) for drop in (levels[0], levels[-1])]
+        found = replace(found, closed_cuts=find_least_cuts(graph, found.closed_cuts, whole, budgets))
+    return replace(found, head_bits=head_bits(graph, found.closed_cuts) if compensated else (0.0,) * len(found.closed_cuts))
+
+
+_CURVED = 256
+"""Samples that the curvature of weights is taken from, at most."""
+
+
+def _compensated(
+    graph: GraphModule, fit: Sequence[Batch], scorer: Scorer, weights: Sequence[str], seed: int, progress: Progress
+) -> CompensatedRounding:
+    curvatures = measure_curvature(
+        graph, spread(fit, _CURVED, 1), scorer,
+        weights=weights, seed=seed, progress=lambda items: progress(items, "curvature"),
+    )  # fmt: skip
+    return CompensatedRounding.of({name: graph.get_parameter(name) for name in curvatures}, curvatures)
+
+
+def _weight_bits(graph: GraphModule, layers: Mapping[str, Sequence[str]], rounding: Rounding) -> Floats:
+    """Bits of each layer in a head's file at each of ``WIDTHS``, shape (layers, widths)."""
+    return np.array([
+        [sum(coded_bits(rounding, name, graph.get_parameter(name), bits) for name in names) for bits in WIDTHS]
+        for names in layers.values()
+    ], dtype=np.float64).reshape(-1, len(WIDTHS))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 import torch
 from torch.fx import GraphModule, Node
 
-from .quantizer import FakeQuantize, UniformQuantizer
+from .quantizer import FakeQuantize, UniformQuantizer, WeightQuantizer
+from .rounding import Rounding
 
 _KEY = "qpart_weight_quantizers"
 
 
-def weight_quantizers(head: GraphModule) -> dict[str, UniformQuantizer]:
+def weight_quantizers(head: GraphModule) -> dict[str, WeightQuantizer]:
     """The quantizer of every quantized weight, by the weight's qualified name."""
     return dict(head.meta.get(_KEY, {}))
 
 
-def set_weight_quantizers(head: GraphModule, quantizers: Mapping[str, UniformQuantizer]) -> None:
+def set_weight_quantizers(head: GraphModule, quantizers: Mapping[str, WeightQuantizer]) -> None:
     """Say which quantizers the weights of ``head`` are rounded with."""
     head.meta[_KEY] = dict(quantizers)
 
@@ -38,14 +39,16 @@ def payload_quantizers(head: GraphModule) -> list[UniformQuantizer | None]:
 
 
 @contextmanager
-def rounded_weights(graph_module: GraphModule, weights: Sequence[str], bits: int) -> Iterator[None]:
+def rounded_weights(
+    graph_module: GraphModule, weights: Sequence[str], bits: int, rounding: Rounding
+) -> Iterator[None]:
     """The weights rounded to ``bits`` bits, and as they were afterwards."""
     parameters = [graph_module.get_parameter(name) for name in weights]
     originals = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         try:
-            for parameter in parameters:
-                parameter.copy_(UniformQuantizer.of_tensor(parameter, bits)(parameter))
+            for name, parameter in zip(weights, parameters, strict=True):
+                parameter.copy_(rounding.rounded(name, parameter, bits))
             yield
         finally:
             for parameter, original in zip(parameters, originals, strict=True):

@@ -1,6 +1,6 @@
-"""The paper's quantizer: uniform, asymmetric, one step a tensor, nearest rounding (eqs. 9 and 10).
+"""Quantizers: the paper's, uniform, asymmetric, one step a tensor (eqs. 9 and 10); and one with a step a channel.
 
-Its arithmetic is plain float32, operation by operation, so that codes, file and device agree to the last bit. It is not
+The arithmetic is plain float32, operation by operation, so that codes, file and device agree to the last bit. It is not
 ``torch.fake_quantize_per_tensor_affine``, whose zero point must lie within the codes: a range far from zero is legal
 here.
 """
@@ -81,6 +81,58 @@ def _decode(codes: Tensor, step: Tensor | float, zero_point: Tensor | int, dtype
         return values.to(dtype)
     largest = min(torch.finfo(dtype).max, _FLOAT32_MAX)  # the grid reaches half a step beyond the range
     return values.clamp(-largest, largest).to(dtype)
+
+
+STEPS_PER_OCTAVE = 8
+"""Steps of channels are whole eighths of an octave: a byte or two says which."""
+
+_EIGHTHS = torch.tensor([2.0 ** (eighth / 8) for eighth in range(8)], dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelQuantizer:
+    """q = round(x / step_c), value = q * step_c, with a step for each channel c along the first dimension.
+
+    ``bits``: the width that all codes fit in, signed. ``exponents``: of the steps 2**(exponent / 8), int16 of shape
+    (channels,).
+    """
+
+    bits: int
+    exponents: Tensor
+
+    @staticmethod
+    def steps_of(exponents: Tensor) -> Tensor:
+        """The steps, float32 of the same shape, the same to the last bit on every machine."""
+        whole = exponents.to(torch.int32)
+        octave = torch.div(whole, STEPS_PER_OCTAVE, rounding_mode="floor")
+        return torch.ldexp(_EIGHTHS[(whole - STEPS_PER_OCTAVE * octave).long()], octave)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """The codes of ``values``: integers from 1 - 2**(bits - 1) to 2**(bits - 1) - 1, as float32."""
+        most = 2 ** (self.bits - 1) - 1
+        return torch.round(values.to(torch.float32) / self._steps(values)).clamp(-most, most)
+
+    def decode(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The values that ``codes`` stand for."""
+        return (codes.to(torch.float32) * self._steps(codes)).to(dtype)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """``values`` rounded to the grid, dtype and shape kept."""
+        return self.decode(self.encode(values), values.dtype)
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, ChannelQuantizer) and self.bits == other.bits
+        return same and torch.equal(self.exponents, other.exponents)
+
+    def __hash__(self) -> int:
+        return hash((self.bits, tuple(self.exponents.tolist())))
+
+    def _steps(self, like: Tensor) -> Tensor:
+        return self.steps_of(self.exponents).to(like.device).reshape(-1, *[1] * (like.dim() - 1))
+
+
+WeightQuantizer = UniformQuantizer | ChannelQuantizer
+"""Whatever encodes and decodes a weight."""
 
 
 class FakeQuantize(nn.Module):

@@ -32,13 +32,13 @@ def columns(widths: tuple[int, ...]) -> Integers:
 class Network:
     """The network in numbers: L layers with weights, V values that may cross, C cuts.
 
-    ``sizes`` (L,) and ``value_sizes`` (V,) in elements; ``macs`` (L,) of each layer; ``noise`` (L, W) and
-    ``value_noise`` (V, W) at each of ``WIDTHS``. Per cut: ``layers`` on the device, (C, L); the quantized ``values``
-    that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what crosses unquantized and ``peak_bytes`` of
-    activations, all (C,).
+    ``weight_bits`` (L, W): of each layer in a file at each of ``WIDTHS``; ``value_sizes`` (V,) in elements; ``macs``
+    (L,) of each layer; ``noise`` (L, W) and ``value_noise`` (V, W). Per cut: ``layers`` on the device, (C, L); the
+    quantized ``values`` that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what crosses unquantized,
+    ``head_bits`` of what the head's file holds beside its weights, and ``peak_bytes`` of activations, all (C,).
     """
 
-    sizes: Floats
+    weight_bits: Floats
     macs: Floats
     noise: Floats
     value_sizes: Floats
@@ -48,6 +48,7 @@ class Network:
     device_macs: Floats
     server_macs: Floats
     exact_bits: Floats
+    head_bits: Floats
     peak_bytes: Floats
 
 
@@ -97,7 +98,7 @@ class PatternMaker:
                 widths.append(self._widths(cut, allocation))
                 value_widths.append(tuple(self.value_widths[option] for option in options))
         table = np.array(numbers, dtype=np.float64).reshape(len(places), 4)
-        layers = len(self.network.sizes)
+        layers = len(self.network.weight_bits)
         return Patterns(
             cut=np.array(places, dtype=np.int64),
             weight_bits=table[:, 0],
@@ -110,8 +111,8 @@ class PatternMaker:
 
     @cached_property
     def undominated(self) -> tuple[int, ...]:
-        """The cuts that can be best: no other has the same layers and MACs on the device, needs no more memory, and
-        sends no more bits, whatever the noise they may make."""
+        """The cuts that can be best: no other has the same layers and MACs on the device, needs no more memory, has no
+        larger head beside the weights, and sends no more bits, whatever the noise they may make."""
         network = self.network
         groups: dict[tuple[bytes, float, float], list[int]] = {}
         for cut, layers in enumerate(network.layers):
@@ -140,7 +141,7 @@ class PatternMaker:
 
     def _dominates(self, cut: int, other: int) -> bool:
         network = self.network
-        if network.peak_bytes[cut] > network.peak_bytes[other]:
+        if network.peak_bytes[cut] > network.peak_bytes[other] or network.head_bits[cut] > network.head_bits[other]:
             return False
         front, others = self._front(network.values[cut]), self._front(network.values[other])
         affordable = network.exact_bits[other] - network.exact_bits[cut] + others.bits
@@ -151,7 +152,7 @@ class PatternMaker:
         """Bits and noise of the weights of a cut's layers, and of the values that cross it; options along axis 1."""
         layers, values = self.network.layers[cut], list(self.network.values[cut])
         return (
-            self.network.sizes[layers, None] * np.array(self.widths, dtype=np.float64),
+            self.network.weight_bits[layers][:, columns(self.widths)],
             self.network.noise[layers][:, columns(self.widths)],
             self.network.value_sizes[values, None] * np.array(self.value_widths, dtype=np.float64),
             self.network.value_noise[values][:, columns(self.value_widths)],
@@ -171,7 +172,7 @@ class PatternMaker:
         return self._relaxations[key]
 
     def _widths(self, cut: int, allocation: Allocation) -> NDArray[np.uint8]:
-        row = np.zeros(len(self.network.sizes), dtype=np.uint8)
+        row = np.zeros(len(self.network.weight_bits), dtype=np.uint8)
         row[self.network.layers[cut]] = np.array(self.widths, dtype=np.uint8)[allocation.options]
         return row
 

@@ -28,13 +28,13 @@ Integers = NDArray[np.int64]
 class WholeGraph:
     """The blocks and values of ``graph``, and the noise of its layers and values.
 
-    ``home``: the block of each layer, (L,); ``sizes`` in parameters, (L,); ``noise`` at each of ``WIDTHS``, (L, W).
+    ``home``: the block of each layer, (L,); ``weight_bits`` and ``noise`` at each of ``WIDTHS``, (L, W).
     ``value_sizes`` in quantized elements, (V,), and ``value_noise``, (V, W): of the values of ``graph``.
     """
 
     graph: CutGraph
     home: Integers
-    sizes: Floats
+    weight_bits: Floats
     noise: Floats
     value_sizes: Floats
     value_noise: Floats
@@ -43,11 +43,11 @@ class WholeGraph:
     def of(
         cls,
         graph: CutGraph,
-        sizes: Mapping[str, int],
+        weight_bits: Mapping[str, Sequence[float]],
         noise: Mapping[str, Sequence[float]],
         value_noise: Mapping[str, Sequence[float]],
     ) -> WholeGraph:
-        """From the parameters and the noise of each layer, and the noise of each value, by name.
+        """From the bits and the noise of each layer, and the noise of each value, by name.
 
         A value whose noise is not known makes none and costs nothing: a lower bound is still one.
         """
@@ -55,9 +55,9 @@ class WholeGraph:
         silent = (0.0,) * len(WIDTHS)
         return cls(
             graph,
-            home=np.array([block_of[name] for name in sizes], dtype=np.int64),
-            sizes=np.array([*sizes.values()], dtype=np.float64),
-            noise=np.array([noise[name] for name in sizes]).reshape(-1, len(WIDTHS)),
+            home=np.array([block_of[name] for name in weight_bits], dtype=np.int64),
+            weight_bits=np.array([*weight_bits.values()], dtype=np.float64).reshape(-1, len(WIDTHS)),
+            noise=np.array([noise[name] for name in weight_bits]).reshape(-1, len(WIDTHS)),
             value_sizes=np.array([value.elements * (value.name in value_noise) for value in graph.values], dtype=float),
             value_noise=np.array([value_noise.get(value.name, silent) for value in graph.values]),
         )
@@ -102,7 +102,7 @@ class WholeGraph:
             server=server_mac * macs,
             crossing=crossing_bit * exact_bits,
             home=self.home,
-            layer_cost=weight_bit * self.sizes[:, None] * of_layers,
+            layer_cost=weight_bit * self.weight_bits[:, of_layers - WIDTHS[0]],
             layer_noise=self.noise[:, of_layers - WIDTHS[0]],
             value_cost=crossing_bit * self.value_sizes[:, None] * of_values,
             value_noise=self.value_noise[:, of_values - WIDTHS[0]],

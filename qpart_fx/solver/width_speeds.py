@@ -69,7 +69,7 @@ class _Problem:
 
     @cached_property
     def layers(self) -> int:
-        return len(self.network.sizes)
+        return len(self.network.weight_bits)
 
     @cached_property
     def widths(self) -> Integers:
@@ -93,11 +93,13 @@ class _Problem:
 
     @cached_property
     def weight_bits(self) -> Floats:
-        return self.widths * np.append(self.network.sizes, 0 * self.network.value_sizes)[:, None]
+        network, device = self.network, self.request.device
+        nothing = np.zeros((len(network.value_sizes), len(device.crossing_bits)))
+        return self._table(network.weight_bits[:, columns(device.weight_bits)], nothing)
 
     @cached_property
     def crossing_bits(self) -> Floats:
-        return self.widths * np.append(0 * self.network.sizes, self.network.value_sizes)[:, None]
+        return self.widths * np.append(np.zeros(self.layers), self.network.value_sizes)[:, None]
 
     @cached_property
     def items(self) -> Booleans:
@@ -133,13 +135,13 @@ class _Problem:
             request,
             device_macs=self.other_macs,
             server_macs=network.server_macs[cuts],
-            download_bits=np.zeros(len(cuts)),
+            download_bits=network.head_bits[cuts],
             upload_bits=network.exact_bits[cuts],
         )
         uses, limits = [], []
         if device.memory_bytes is not None:
             uses.append(self.weight_bits / 8)
-            limits.append(device.memory_bytes - network.peak_bytes[cuts])
+            limits.append(device.memory_bytes - network.peak_bytes[cuts] - network.head_bits[cuts] / 8)
         if request.deadline_s is not None:
             uses.append(time)
             limits.append(request.deadline_s * (1 + SLACK) - fixed.time_s)

@@ -1,0 +1,114 @@
+"""Calibration: how the scores answer to errors in every weight, from the gradients of single samples.
+
+With random signs v for the scores of a sample, J = d<v, scores>/dW of a weight W of r rows and n columns says it all:
+E[J_c . J_c] is what an error in channel c does (S_c), and E[J' J] which errors of a row make up for each other. That
+holds for whatever the model does with the weight, convolution, product or recurrence, and takes one run back a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qpart_fx.calibration import Batch
+from qpart_fx.inputs import positional
+from qpart_fx.interpreter import PlainInterpreter
+from qpart_fx.rounding import Curvature
+from qpart_fx.scores import Scorer
+
+Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
+
+_FEW_COLUMNS = 32
+"""Rows of so few weights, those of a depthwise convolution for example, have a curvature each."""
+
+_MOST_COLUMNS = 1024
+"""Longer rows are taken in pieces, so that their curvature is not larger than they are."""
+
+_MIXTURES = 64
+"""Rows of J are mixed with random signs to so many: as good for their second moment, and less work."""
+
+
+def measure_curvature(
+    graph_module: GraphModule,
+    samples: Sequence[Batch],
+    scorer: Scorer,
+    *,
+    weights: Sequence[str],
+    seed: int,
+    progress: Progress,
+) -> dict[str, Curvature]:
+    """The curvature of each of ``weights`` that a gradient reaches; none of a model that runs forward only.
+
+    Args:
+        samples: batches of one sample each.
+        seed: of the random signs.
+    """
+    parameters = {name: graph_module.get_parameter(name) for name in weights}
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    sums = {name: _Sums(parameter) for name, parameter in parameters.items()}
+    generator = torch.Generator().manual_seed(seed)
+    interpreter = PlainInterpreter(graph_module)
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for sample in progress(samples):
+            with torch.enable_grad():
+                scores = scorer.scores(interpreter.run(*positional(graph_module, sample.args, sample.kwargs)))
+                if not scores.requires_grad:
+                    return {}
+                signs = _signs(scores.shape, generator).to(scores)
+                found = torch.autograd.grad(scores, list(parameters.values()), signs, allow_unused=True)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                if gradient is not None:
+                    total.add(gradient, generator)
+    except torch.OutOfMemoryError:  # a RuntimeError, but none of the model's
+        raise
+    except (RuntimeError, NotImplementedError):  # it runs forward only: writes to what the way back needs, for example
+        return {}
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(flags[name])
+    return {name: total.curvature for name, total in sums.items() if total.reached}
+
+
+class _Sums:
+    """Second moments of one weight's gradients, added up."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._rows, self._columns = len(weight), weight[0].numel() if len(weight) else 0
+        self._alone = self._columns <= _FEW_COLUMNS
+        sizes = [min(_MOST_COLUMNS, self._columns - start) for start in range(0, self._columns, _MOST_COLUMNS)]
+        self._channels = torch.zeros(self._rows, device=weight.device)
+        self._blocks = [
+            torch.zeros(self._rows if self._alone else 1, size, size, device=weight.device) for size in sizes
+        ]
+
+    def add(self, gradient: Tensor, generator: torch.Generator) -> None:
+        rows = gradient.detach().float().reshape(self._rows, self._columns)
+        self._channels += rows.square().sum(dim=1)
+        if not self._alone and self._rows > _MIXTURES:
+            rows = _signs((_MIXTURES, self._rows), generator).to(rows) @ rows
+        start = 0
+        for block in self._blocks:
+            part = rows[:, start : start + block.shape[-1]]
+            start += block.shape[-1]
+            if self._alone:
+                block.baddbmm_(part[:, :, None], part[:, None, :])
+            else:
+                block[0].addmm_(part.T, part)
+
+    @property
+    def reached(self) -> bool:
+        """Whether any gradient was more than zero, and all were finite."""
+        return bool(torch.isfinite(self._channels).all()) and bool(self._channels.any())
+
+    @property
+    def curvature(self) -> Curvature:
+        return Curvature(self._channels, tuple(self._blocks))
+
+
+def _signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, tuple(shape), generator=generator, dtype=torch.float32) * 2 - 1
