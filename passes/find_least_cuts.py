@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from qpart_fx.cut import Cut
 from qpart_fx.cut_table import cuts_of
+from qpart_fx.noise import WIDTHS
 from qpart_fx.solver.whole_graph import WholeGraph
 
 _SENT = 10 ** np.arange(-3, 3.25, 0.5)

@@ -14,8 +14,8 @@ from torch.fx import GraphModule, Node
 
 from qpart_fx.pass_manager import Pass, PassResult
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class FoldNorms(Pass):
         return PassResult(graph_module, modified)
 
 
-def _layer_before(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, nn.Module, nn.Module] | None:
+def _layer_before(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, _Layer, _Norm] | None:
     """The node, the layer and the norm, if ``node`` is a norm in eval mode and only it uses what a layer makes."""
     if node.op != "call_module" or len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], Node):
         return None
     norm, before = modules[str(node.target)], node.args[0]
-    if type(norm) not in _NORMS or norm.training or norm.running_var is None:
+    if not isinstance(norm, _Norm) or norm.training or norm.running_var is None:
         return None
     if before.op != "call_module" or len(before.users) != 1:
         return None
     layer = modules[str(before.target)]
-    if type(layer) not in _LAYERS or _shared(layer, modules):
+    if not isinstance(layer, _Layer) or _shared(layer, modules):
         return None
     if isinstance(layer, nn.Linear) and not isinstance(norm, nn.BatchNorm1d):
         return None
@@ -69,19 +69,15 @@ def _shared(layer: nn.Module, modules: dict[str, nn.Module]) -> bool:
 
 
 @torch.no_grad()
-def _fold(layer: nn.Module, norm: nn.Module) -> None:
-    variance, mean = norm.running_var.double(), norm.running_mean.double()  # type: ignore[operator,union-attr]
-    scale = (variance + norm.eps).rsqrt()  # type: ignore[operator]
-    shift = -mean * scale
+def _fold(layer: _Layer, norm: _Norm) -> None:
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
     if norm.affine:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()  # type: ignore
-    weight, bias = layer.weight, layer.bias
-    if bias is not None:
-        shift = shift + bias.double() * scale  # type: ignore[operator]
-    columns = [-1] + [1] * (weight.dim() - 1)  # type: ignore[operator]
-    weight.copy_((weight.double() * scale.reshape(columns)).to(weight.dtype))  # type: ignore
-    folded = shift.to(weight.dtype)  # type: ignore[arg-type]
-    if bias is None:
-        layer.bias = nn.Parameter(folded, requires_grad=weight.requires_grad)  # type: ignore[arg-type]
-    else:
-        bias.copy_(folded)  # type: ignore[operator]
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    if layer.bias is not None:
+        shift = shift + layer.bias.double() * scale
+    weight = layer.weight
+    weight.copy_(weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1)))
+    layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=weight.requires_grad)

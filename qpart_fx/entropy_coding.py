@@ -82,7 +82,7 @@ def encode(numbers: Integers) -> bytes:
         for kind, of_class in groups
         if (bits := _left_out(kind))
     )
-    words = coder.get_compressed().astype("<u4").tobytes()
+    words: bytes = coder.get_compressed().astype("<u4").tobytes()
     return _HEADER.pack(shape, least - _LEAST, used - 1, most, len(low)) + low + words
 
 
@@ -131,7 +131,7 @@ def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
 def _classes(magnitude: Integers) -> NDArray[np.int64]:
     mean = magnitude.mean(axis=1, dtype=np.float64)
     found = np.round(_PER_OCTAVE * np.log2(np.maximum(mean, 1e-9))).astype(np.int64)
-    return np.clip(found, _LEAST, _LEAST + _CLASSES - 1)
+    return np.asarray(np.clip(found, _LEAST, _LEAST + _CLASSES - 1))
 
 
 def _left_out(kind: int) -> int:
@@ -210,5 +210,5 @@ def _constriction() -> Any:
     try:
         import constriction
     except ImportError as error:
-        raise MissingDependencyError("entropy-coded weights need constriction: pip install 'qpart-fx[codec]'") from error
+        raise MissingDependencyError("entropy coding", extra="codec") from error
     return constriction

@@ -121,8 +121,9 @@ class ChannelQuantizer:
         return self.decode(self.encode(values), values.dtype)
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, ChannelQuantizer) and self.bits == other.bits
-        return same and torch.equal(self.exponents, other.exponents)
+        if not isinstance(other, ChannelQuantizer):
+            return NotImplemented
+        return self.bits == other.bits and torch.equal(self.exponents, other.exponents)
 
     def __hash__(self) -> int:
         return hash((self.bits, tuple(self.exponents.tolist())))

@@ -129,7 +129,8 @@ def _factor(block: Tensor) -> Tensor:
     curvature = torch.where(mean > 0, curvature / mean.clamp_min(1e-300), 0.0)
     curvature = (curvature + _DAMPING * torch.eye(size, dtype=torch.float64)) / (1 + _DAMPING)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor.float()
 
 
 def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:

@@ -86,12 +86,12 @@ def by_brute_force(profile: Profile, request: qpart.Request) -> float:
         of_layers, of_values = chosen[:, : len(layers)], chosen[:, len(layers) :]
         noise = network.noise[layers, of_layers - WIDTHS[0]].sum(axis=1)
         noise += network.value_noise[values, of_values - WIDTHS[0]].sum(axis=1)
-        bits = of_layers @ network.sizes[layers]
+        bits = network.weight_bits[layers, of_layers - WIDTHS[0]].sum(axis=1)
         places = np.full(len(bits), cut)
         prices = work_of(network, places, bits, of_values @ network.value_sizes[values]).prices(request)
         met = noise <= budget * (1 + 1e-12)
         if request.device.memory_bytes is not None:
-            met &= bits / 8 + network.peak_bytes[cut] <= request.device.memory_bytes
+            met &= (bits + network.head_bits[cut]) / 8 + network.peak_bytes[cut] <= request.device.memory_bytes
         if request.deadline_s is not None:
             met &= prices.time_s <= request.deadline_s * (1 + 1e-12)
         if request.energy_budget_j is not None:

@@ -23,6 +23,7 @@ from qpart_fx.noise import WIDTHS
 from qpart_fx.passes.capture import capture
 from qpart_fx.passes.find_closed_cuts import find_closed_cuts
 from qpart_fx.prices import price
+from qpart_fx.rounding import NearestRounding
 
 Floats = NDArray[np.float64]
 
@@ -90,6 +91,7 @@ def random_profile(seed: int) -> Profile:
     nodes = inner(graph)
     scale = 10 ** numbers.uniform(-3, 2)
     curve = DropCurve(np.array([scale, 2 * scale]), np.array([DROP, 2 * DROP]))
+    cuts = find_closed_cuts(graph).cuts
     return Profile(
         model="random",
         weights_hash="",
@@ -101,6 +103,7 @@ def random_profile(seed: int) -> Profile:
                 info(node).parameters,
                 1,
                 noise(),
+                tuple(float(info(node).parameters * bits) for bits in WIDTHS),
                 {},
                 1.0,
             )
@@ -109,7 +112,8 @@ def random_profile(seed: int) -> Profile:
         ),
         cuts=(),
         values=tuple(ValueProfile(node.name, info(node).elements, noise()) for node in nodes),
-        closed_cuts=find_closed_cuts(graph).cuts,
+        closed_cuts=cuts,
+        head_bits=(0.0,) * len(cuts),
         cut_graph=None,
         levels=(DROP,),
         adversarial_noise=1.0,
@@ -120,6 +124,7 @@ def random_profile(seed: int) -> Profile:
         uncounted={},
         samples=1,
         graph=graph,
+        rounding=NearestRounding(),
         check=(),
         scorer=None,
     )

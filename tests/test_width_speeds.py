@@ -106,7 +106,7 @@ class Choices:
             of_layers, of_values = widths[:, : len(layers)], widths[:, len(layers) :]
             noise = network.noise[layers, of_layers - WIDTHS[0]].sum(axis=1)
             noise += network.value_noise[values, of_values - WIDTHS[0]].sum(axis=1)
-            weight_bits = of_layers @ network.sizes[layers]
+            weight_bits = network.weight_bits[layers, of_layers - WIDTHS[0]].sum(axis=1) + network.head_bits[place]
             macs = np.array([profile.layers[layer].macs for layer in layers], dtype=np.float64)
             per_mac = np.vectorize(lambda bits: cycles(request, bits), otypes=[float])(of_layers)
             ticks = per_mac @ macs + cycles(request, 16) * (cut.device_macs - macs.sum())

@@ -155,7 +155,7 @@ class Rivals:
                     Candidate(
                         float(network.device_macs[cut]),
                         float(network.server_macs[cut]),
-                        float(network.sizes[layers].sum() * bits),
+                        float(network.weight_bits[layers, column].sum() + network.head_bits[cut]),
                         float(network.value_sizes[values].sum() * bits + network.exact_bits[cut]),
                         float(noise),
                     )

@@ -62,7 +62,7 @@ def plan_runs(directory: Path, name: str) -> list[Run]:
             if (plan.cut, plan.weight_bits, plan.activation_bits) in seen:
                 continue
             seen.append((plan.cut, plan.weight_bits, plan.activation_bits))
-            split = lower(profile.graph, plan, profile.ranges, profile.scorer)
+            split = lower(profile.graph, plan, profile.ranges, profile.rounding, profile.scorer)
             for label, before in clean.items():
                 after = scores(split, made.subject.held[label][0])
                 found.append(_run(made, plan, label, level, before, after))

@@ -82,7 +82,7 @@ def _layers(made: Profiled) -> list[dict[str, Any]]:
         noise.append(np.zeros((len(profile.layers), len(BITS), len(chunk))))
         for row, layer in enumerate(profile.layers):
             for column, bits in enumerate(BITS):
-                with rounded_weights(profile.graph, weights[layer.name], bits):
+                with rounded_weights(profile.graph, weights[layer.name], bits, profile.rounding):
                     noise[-1][row, column] = squared_noise(replay.output, replay.from_node(layer.name))
     measured = np.concatenate(noise, axis=2)
     error = measured.std(axis=2, ddof=1) / np.sqrt(measured.shape[2]) / measured.mean(axis=2)

@@ -20,6 +20,7 @@ from qpart_fx.meta import info
 from qpart_fx.noise import WIDTHS, noise_by_width
 from qpart_fx.passes.measure_drop import measure_drop
 from qpart_fx.quantized import rounded_weights
+from qpart_fx.rounding import NearestRounding
 from qpart_fx.scores import ClassScores, MetricScores, Scorer
 from tests.calibrated import CLASS_SCORES, Calibrated, as_they_are, calibrated, trained
 from tests.networks import classifier, images
@@ -27,6 +28,13 @@ from tests.networks import classifier, images
 Floats = NDArray[np.float64]
 
 WHITE = DropCurve(noise=np.logspace(-8, 8, 50), drop=np.linspace(0.0, 0.5, 50))
+
+
+def uniform_bits(prepared: Calibrated) -> Floats:
+    sizes = [
+        sum(prepared.graph.get_parameter(name).numel() for name in names) for names in prepared.layers.values()
+    ]
+    return np.array(sizes, dtype=float)[:, None] * np.array(WIDTHS, dtype=float)
 
 
 def drop_curve(
@@ -37,6 +45,7 @@ def drop_curve(
         prepared.batches,
         scorer,
         layers=prepared.layers,
+        weight_bits=uniform_bits(prepared),
         noise=noise,
         white=white,
         progress=as_they_are,
@@ -107,7 +116,7 @@ def test_flips_of_whole_quantized_networks_are_predicted_about_right(classes: in
         for plan in ((3, 3, 3), (4, 4, 4), (5, 5, 5), (4, 6, 5), (6, 4, 4), (5, 3, 6), (3, 5, 5), (4, 16, 16)):
             with ExitStack() as stack:
                 for names, bits in zip(weights, plan, strict=True):
-                    stack.enter_context(rounded_weights(profile.graph, names, bits))
+                    stack.enter_context(rounded_weights(profile.graph, names, bits, profile.rounding))
                 flips = float((profile.graph(unseen).argmax(1) != answers).double().mean())
             predicted = sum(row[bits - WIDTHS[0]] for row, bits in zip(noise, plan, strict=True))
             ratios.append(profile.noise_curve.drop_at(predicted) / flips)
@@ -265,7 +274,7 @@ def drops_by_hand(prepared: Calibrated, scorer: MetricScores, bits: int) -> floa
     total = 0.0
     for batch in prepared.batches:
         clean = prepared.graph(*batch.args)
-        with rounded_weights(prepared.graph, weights, bits):
+        with rounded_weights(prepared.graph, weights, bits, NearestRounding()):
             total += scorer.drop(clean, prepared.graph(*batch.args), batch) * batch.size
     return total / sum(batch.size for batch in prepared.batches)
 

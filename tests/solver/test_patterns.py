@@ -31,7 +31,7 @@ def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Netwo
         tuple(sorted(random.choice(values, random.integers(0, 3), replace=False).tolist())) for _ in range(cuts)
     ]
     return Network(
-        sizes=random.integers(1, 50, layers).astype(float),
+        weight_bits=random.integers(1, 50, (layers, 1)) * np.array(WIDTHS, dtype=float),
         macs=np.ones(layers),
         noise=noise(layers),
         value_sizes=random.integers(1, 50, values).astype(float),
@@ -41,6 +41,7 @@ def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Netwo
         device_macs=random.uniform(0, 9, cuts),
         server_macs=random.uniform(0, 9, cuts),
         exact_bits=np.zeros(cuts),
+        head_bits=np.zeros(cuts),
         peak_bytes=np.zeros(cuts),
     )
 
@@ -54,7 +55,7 @@ def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[floa
         of_layers, of_values = columns[: len(layers)], columns[len(layers) :]
         noise = network.noise[layers, of_layers].sum() + network.value_noise[list(values), of_values].sum()
         if noise <= budget:
-            bits = network.sizes[layers] @ np.array(chosen[: len(layers)], dtype=float)
+            bits = network.weight_bits[layers, of_layers].sum()
             crossing = network.value_sizes[list(values)] @ np.array(chosen[len(layers) :], dtype=float)
             best = min(best, prices[0] * bits + prices[1] * crossing)
     return best
@@ -86,7 +87,9 @@ def test_a_pattern_is_what_it_says(seed: int) -> None:
         assert ((widths > 0) == tables.layers[cut]).all()
         assert set(widths[widths > 0].tolist()) <= set(ALLOWED)
         assert set(value_widths) <= set(VALUES_ALLOWED)
-        assert patterns.weight_bits[row] == pytest.approx((widths * tables.sizes).sum())
+        assert patterns.weight_bits[row] == pytest.approx(
+            tables.weight_bits[widths > 0, widths[widths > 0] - WIDTHS[0]].sum()
+        )
         values = list(tables.values[cut])
         assert patterns.crossing_bits[row] == pytest.approx((tables.value_sizes[values] * value_widths).sum())
         noise = tables.noise[widths > 0, widths[widths > 0] - WIDTHS[0]].sum()
