@@ -43,8 +43,11 @@ _POWERS = (1, 2)
 _DETAIL = 5
 """Lowest bits are left out of the models where those that stay have a mean magnitude of 2**_DETAIL still."""
 
-_FLOOR = 2.0**-21
+_FLOOR = 2.0**-23
 """The least probability of a number, so that an outlier can be coded at all; above the coder's precision of 2**-24."""
+
+_NEVER = 60
+"""Where a density has fallen by exp(-60) it is taken for 0."""
 
 
 def encode(numbers: Integers) -> bytes:
@@ -183,11 +186,14 @@ def _magnitudes(shape: int, kind: int, most: int) -> NDArray[np.float64]:
         if _POWERS[shape] == 1:  # sum |n| t**|n| / sum t**|n| = 2 t / (1 - t**2)
             t = ((1 + mean * mean).sqrt() - 1) / mean
             rate = -t.ln() / 2
-            exponents = [rate * place for place in range(2 * most + 2)]
         else:
             rate = _gaussian_rate(mean) / 4
-            exponents = [rate * place * place for place in range(2 * most + 2)]
-        return np.array([float((-exponent).exp()) if exponent < 60 else 0.0 for exponent in exponents])
+        density = np.zeros(2 * most + 2)
+        for place in range(len(density)):
+            if (exponent := rate * place ** _POWERS[shape]) > _NEVER:
+                break
+            density[place] = float((-exponent).exp())
+        return density
 
 
 def _gaussian_rate(mean: Decimal) -> Decimal:
@@ -198,7 +204,7 @@ def _gaussian_rate(mean: Decimal) -> Decimal:
     for _ in range(60):
         middle = (low + high) / 2
         above, total, number = Decimal(0), Decimal(1), 1
-        while (exponent := middle * number * number) < 60:
+        while (exponent := middle * number * number) < _NEVER:
             part = 2 * (-exponent).exp()
             above, total, number = above + number * part, total + part, number + 1
         low, high = (middle, high) if above / total > mean else (low, middle)
