@@ -49,6 +49,9 @@ _FLOOR = 2.0**-23
 _NEVER = 60
 """Where a density has fallen by exp(-60) it is taken for 0."""
 
+_MOST_A_BYTE = 256
+"""No class makes a number so likely that more would fit: that of all zeros makes them 180 a byte."""
+
 
 def encode(numbers: Integers) -> bytes:
     """Code ``numbers``, shape (rows, columns), each within :data:`MOST`.
@@ -89,8 +92,10 @@ def encode(numbers: Integers) -> bytes:
     return _HEADER.pack(shape, least - _LEAST, used - 1, most, len(low)) + low + words
 
 
-def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
-    """The numbers that :func:`encode` coded, shape (rows, columns); no more is allocated than they take.
+def decode(data: bytes | memoryview, rows: int, columns: int, most_allowed: int = MOST) -> Integers:
+    """The numbers that :func:`encode` coded, shape (rows, columns), none beyond ``most_allowed``.
+
+    No more is allocated than they, and a model of so many numbers, take: nothing where the bytes are too few for them.
 
     Raises:
         ArtifactError: the bytes are not what ``encode`` makes of so many numbers.
@@ -100,10 +105,12 @@ def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
         if len(data):
             raise ArtifactError(f"{len(data)} bytes are left where nothing was coded")
         return np.zeros((rows, columns), dtype=np.int32)
+    if rows * columns > _MOST_A_BYTE * len(data):
+        raise ArtifactError(f"{rows * columns:,} numbers are claimed to be coded in {len(data):,} bytes")
     constriction = _constriction()
     try:
         shape, least, used, most, size = _HEADER.unpack_from(data)
-        if shape >= len(_POWERS) or most > MOST or least + used >= _CLASSES:
+        if shape >= len(_POWERS) or most > most_allowed or least + used >= _CLASSES:
             raise ArtifactError("coded weights claim a model that there is not")
         words = data[_HEADER.size + size :]
         if _HEADER.size + size > len(data) or len(words) % 4:
@@ -124,6 +131,8 @@ def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
                 found = (found << bits) | unpack_bits(data[place : place + taken], count, bits).astype(np.int32)
                 place += taken
             numbers[of_class] = found.reshape(-1, columns)
+    except ArtifactError:
+        raise
     except (struct.error, ValueError, AssertionError) as error:
         raise ArtifactError(f"coded weights are malformed: {error}") from None
     if place != _HEADER.size + size or not coder.is_empty():
@@ -160,7 +169,6 @@ def _model(shape: int, kind: int, most: int) -> tuple[Any, int]:
     return _constriction().stream.model.Categorical(probabilities, perfect=False), first
 
 
-@lru_cache(maxsize=4096)
 def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64], int]:
     """Of each number from ``first`` to ``most``: a density at them, with the mean magnitude of the class.
 
@@ -168,7 +176,9 @@ def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64
     """
     bits = _left_out(kind)
     first = -most - (1 if bits else 0)
-    sizes = _magnitudes(shape, kind, most + 1)
+    density = _magnitudes(shape, kind)[: 2 * most + 4]
+    sizes = np.zeros(2 * most + 4)
+    sizes[: len(density)] = density
     numbers = np.arange(first, most + 1)
     # a number whose lowest bits are left out stands for those above it: its middle lies half above
     places = np.abs(2 * numbers + 1) if bits else np.abs(2 * numbers)
@@ -176,9 +186,9 @@ def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64
     return probabilities / probabilities.sum(), first
 
 
-@lru_cache(maxsize=4096)
-def _magnitudes(shape: int, kind: int, most: int) -> NDArray[np.float64]:
-    """The density at 0, 1/2, 1, ... up to ``most`` and a half, scaled to the class's mean magnitude once discretised."""
+@lru_cache(maxsize=2 * _CLASSES)
+def _magnitudes(shape: int, kind: int) -> NDArray[np.float64]:
+    """The density at 0, 1/2, 1, ... until it is taken for 0, scaled to the class's mean magnitude once discretised."""
     bits = _left_out(kind)
     with localcontext() as context:
         context.prec = 24
@@ -188,12 +198,10 @@ def _magnitudes(shape: int, kind: int, most: int) -> NDArray[np.float64]:
             rate = -t.ln() / 2
         else:
             rate = _gaussian_rate(mean) / 4
-        density = np.zeros(2 * most + 2)
-        for place in range(len(density)):
-            if (exponent := rate * place ** _POWERS[shape]) > _NEVER:
-                break
-            density[place] = float((-exponent).exp())
-        return density
+        density: list[float] = []
+        while (exponent := rate * len(density) ** _POWERS[shape]) <= _NEVER:
+            density.append(float((-exponent).exp()))
+        return np.array(density)
 
 
 def _gaussian_rate(mean: Decimal) -> Decimal:
