@@ -43,8 +43,11 @@ _POWERS = (1, 2)
 _DETAIL = 5
 """Lowest bits are left out of the models where those that stay have a mean magnitude of 2**_DETAIL still."""
 
-_FLOOR = 2.0**-21
+_FLOOR = 2.0**-23
 """The least probability of a number, so that an outlier can be coded at all; above the coder's precision of 2**-24."""
+
+_NEVER = 60
+"""Where a density has fallen by exp(-60) it is taken for 0."""
 
 
 def encode(numbers: Integers) -> bytes:
@@ -157,7 +160,7 @@ def _model(shape: int, kind: int, most: int) -> tuple[Any, int]:
     return _constriction().stream.model.Categorical(probabilities, perfect=False), first
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64], int]:
     """Of each number from ``first`` to ``most``: a density at them, with the mean magnitude of the class.
 
@@ -165,29 +168,29 @@ def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64
     """
     bits = _left_out(kind)
     first = -most - (1 if bits else 0)
-    sizes = _magnitudes(shape, kind, most + 1)
+    density = _density(shape, kind - _PER_OCTAVE * bits)
     numbers = np.arange(first, most + 1)
     # a number whose lowest bits are left out stands for those above it: its middle lies half above
     places = np.abs(2 * numbers + 1) if bits else np.abs(2 * numbers)
-    probabilities = np.maximum(sizes[places], _FLOOR)
+    probabilities = np.maximum(density[np.minimum(places, len(density) - 1)], _FLOOR)
     return probabilities / probabilities.sum(), first
 
 
-@lru_cache(maxsize=4096)
-def _magnitudes(shape: int, kind: int, most: int) -> NDArray[np.float64]:
-    """The density at 0, 1/2, 1, ... up to ``most`` and a half, scaled to the class's mean magnitude once discretised."""
-    bits = _left_out(kind)
+@lru_cache(maxsize=1024)
+def _density(shape: int, kind: int) -> NDArray[np.float64]:
+    """A density at 0, 1/2, 1, ... until it is 0, of the class's mean magnitude once it is one of whole numbers."""
     with localcontext() as context:
         context.prec = 24
-        mean = Decimal(2) ** (Decimal(kind) / _PER_OCTAVE - bits)
+        mean = Decimal(2) ** (Decimal(kind) / _PER_OCTAVE)
         if _POWERS[shape] == 1:  # sum |n| t**|n| / sum t**|n| = 2 t / (1 - t**2)
             t = ((1 + mean * mean).sqrt() - 1) / mean
             rate = -t.ln() / 2
-            exponents = [rate * place for place in range(2 * most + 2)]
         else:
             rate = _gaussian_rate(mean) / 4
-            exponents = [rate * place * place for place in range(2 * most + 2)]
-        return np.array([float((-exponent).exp()) if exponent < 60 else 0.0 for exponent in exponents])
+        density: list[float] = []
+        while (exponent := rate * len(density) ** _POWERS[shape]) < _NEVER:
+            density.append(float((-exponent).exp()))
+    return np.array([*density, 0.0])
 
 
 def _gaussian_rate(mean: Decimal) -> Decimal:
@@ -198,7 +201,7 @@ def _gaussian_rate(mean: Decimal) -> Decimal:
     for _ in range(60):
         middle = (low + high) / 2
         above, total, number = Decimal(0), Decimal(1), 1
-        while (exponent := middle * number * number) < 60:
+        while (exponent := middle * number * number) < _NEVER:
             part = 2 * (-exponent).exp()
             above, total, number = above + number * part, total + part, number + 1
         low, high = (middle, high) if above / total > mean else (low, middle)

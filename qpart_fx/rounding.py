@@ -142,6 +142,8 @@ def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
     widest = (largest / relative).amax() / 1.5 if largest.any() else torch.tensor(1.0, dtype=torch.float64)
     halvings = torch.arange(len(WIDTHS), dtype=torch.float64)[:, None]
     steps = torch.minimum(widest * relative * 2**-halvings, _NOTHING * largest)
+    # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
+    steps = torch.minimum(steps, 2 * largest * 2.0 ** (-3 * (halvings + WIDTHS[0] - _COMPENSATED - 1).clamp_min(0)))
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)
 
