@@ -74,10 +74,9 @@ def settings(network: str) -> list[Setting]:
             Setting("tuned, steps by data", ranged(-24, -12, 2), tuned, "steps", 1024),
         ]
     return [
-        Setting("as it is", ranged(-43, -34, 3), as_is),
-        Setting("tuned", ranged(-40, -37, 3), tuned),
-        Setting("tuned, by size", ranged(-54, -42, 2), by_size),
-        Setting("tuned, by size, scales by data", ranged(-46, -40, 3), by_size, "scales", 256),
+        Setting("as it is", ranged(-42, -33, 3), as_is),
+        Setting("tuned", ranged(-42, -33, 3), tuned),
+        Setting("tuned, by size", ranged(-53, -38, 1.5), by_size),
     ]
 
 

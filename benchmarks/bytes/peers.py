@@ -7,11 +7,10 @@ To be run from the top of the repository. The second line is for an environment 
 repository: they are no dependencies of the project. DIRECTORY is that of ``python -m benchmarks.planning``, as are the
 networks, the samples to calibrate with and the samples to judge on, which no tool sees.
 
-Prints a line a setting and writes results/peers.json beside this file; runs that it holds stay until
-they are made again.
+Prints a line a setting and writes results/peers.json beside this file; earlier runs stay there until made again.
 Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing. Activations
 stay in float. Seconds are processor time of one core; nncodec's are those of the one setting, and do not tell how many
-have to be tried to meet an accuracy.
+have to be tried to meet an accuracy. It sees no data except in settings "by data": those use the calibration samples.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="only these")
     parser.add_argument("--settings", nargs="+", help="only those of nncodec, by name")
     parser.add_argument("--bits", nargs="+", type=float, default=(4.0, 3.5, 3.0, 2.5), help="of a weight, on average")
-    parser.add_argument("--epochs", nargs="+", type=int, default=(0, 20), help="of rounding by gradients; 0: nearest")
-    parser.add_argument("--images", type=int, default=1024, help="to calibrate with, at most (default: %(default)s)")
+    parser.add_argument("--epochs", nargs="+", type=int, default=(0, 10), help="of rounding by gradients; 0: nearest")
+    parser.add_argument("--images", type=int, default=256, help="to calibrate with, at most (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file (default: beside this script)")
     parser.add_argument("--codes", type=Path, help="a folder for the integers and scales that come out of the toolkit")
     options = parser.parse_args()
