@@ -70,7 +70,7 @@ def settings(network: str) -> list[Setting]:
             Setting("tuned", ranged(-32, -8, 1), tuned),
             Setting("tuned, by size", ranged(-34, -8, 0.5), by_size),
             Setting("tuned, by size and rate", ranged(-34, -14, 1), by_rate),
-            Setting("tuned, by size, scales by data", ranged(-26, -14, 0.5), by_size, "scales", 1024),
+            Setting("tuned, by size, scales by data", ranged(-26, -8, 2), by_size, "scales", 1024),
             Setting("tuned, steps by data", ranged(-24, -12, 2), tuned, "steps", 1024),
         ]
     return [
