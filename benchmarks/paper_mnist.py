@@ -84,7 +84,7 @@ def train(data: Data, *, seed: int = 0, epochs: int = 3) -> SixLayers:
 def measure(model: nn.Module, calibration: Data, test: Data, request: qpart.Request) -> list[Row]:
     """The best plan after each layer, and what its split really loses on ``test``."""
     images, labels = calibration
-    profile = qpart.profile(model, list(zip(images.split(128), labels.split(128), strict=True)))
+    profile = qpart.profile(model, list(zip(images.split(128), labels.split(128), strict=True)), rounding="nearest")
     rows = []
     for place in profile.cuts:
         # The paper's plan as it is, not a stricter one where the held-out samples ask for it.

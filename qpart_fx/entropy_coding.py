@@ -64,7 +64,6 @@ def encode(numbers: Integers) -> bytes:
         ValueError: a number is too large.
     """
     constriction = _constriction()
-    rows, columns = numbers.shape
     if not numbers.size:
         return b""
     magnitude = np.abs(numbers)
@@ -176,32 +175,29 @@ def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64
     """
     bits = _left_out(kind)
     first = -most - (1 if bits else 0)
-    density = _magnitudes(shape, kind)[: 2 * most + 4]
-    sizes = np.zeros(2 * most + 4)
-    sizes[: len(density)] = density
+    density = _density(shape, kind - _PER_OCTAVE * bits)
     numbers = np.arange(first, most + 1)
     # a number whose lowest bits are left out stands for those above it: its middle lies half above
     places = np.abs(2 * numbers + 1) if bits else np.abs(2 * numbers)
-    probabilities = np.maximum(sizes[places], _FLOOR)
+    probabilities = np.maximum(density[np.minimum(places, len(density) - 1)], _FLOOR)
     return probabilities / probabilities.sum(), first
 
 
-@lru_cache(maxsize=2 * _CLASSES)
-def _magnitudes(shape: int, kind: int) -> NDArray[np.float64]:
-    """The density at 0, 1/2, 1, ... until it is taken for 0, scaled to the class's mean magnitude once discretised."""
-    bits = _left_out(kind)
+@lru_cache(maxsize=1024)
+def _density(shape: int, kind: int) -> NDArray[np.float64]:
+    """A density at 0, 1/2, 1, ... until it is 0, of the class's mean magnitude once it is one of whole numbers."""
     with localcontext() as context:
         context.prec = 24
-        mean = Decimal(2) ** (Decimal(kind) / _PER_OCTAVE - bits)
+        mean = Decimal(2) ** (Decimal(kind) / _PER_OCTAVE)
         if _POWERS[shape] == 1:  # sum |n| t**|n| / sum t**|n| = 2 t / (1 - t**2)
             t = ((1 + mean * mean).sqrt() - 1) / mean
             rate = -t.ln() / 2
         else:
             rate = _gaussian_rate(mean) / 4
         density: list[float] = []
-        while (exponent := rate * len(density) ** _POWERS[shape]) <= _NEVER:
+        while (exponent := rate * len(density) ** _POWERS[shape]) < _NEVER:
             density.append(float((-exponent).exp()))
-        return np.array(density)
+    return np.array([*density, 0.0])
 
 
 def _gaussian_rate(mean: Decimal) -> Decimal:

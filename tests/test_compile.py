@@ -68,13 +68,25 @@ def test_head_is_what_the_plan_says(profile: qpart.Profile, trained: nn.Module) 
     originals = dict(trained.named_parameters())
     for name, quantizer in weight_quantizers(split.head).items():
         assert quantizer.bits == plan.weight_bits[f"_{name.split('.')[0]}"]
-        assert torch.equal(
-            split.head.get_parameter(name), UniformQuantizer.of_tensor(originals[name], quantizer.bits)(originals[name])
-        )
-        assert split.head.get_parameter(name).unique().numel() <= 2**quantizer.bits
-    assert torch.equal(split.head.get_parameter("0.bias"), originals["0.bias"])  # biases stay as they are
+        weight = split.head.get_parameter(name)
+        assert torch.equal(quantizer(weight), weight)
+        codes = quantizer.encode(weight)
+        assert codes.max() - codes.min() < 2**quantizer.bits
+        assert (weight - originals[name]).norm() < 0.5 * originals[name].norm()
+    assert torch.equal(split.head.get_parameter("0.bias"), originals["0.bias"].half().float())
     (rounded,) = [module for module in split.head.modules() if isinstance(module, FakeQuantize)]
     assert {plan.cut[0]: rounded.bits} == plan.activation_bits
+
+
+def test_head_of_the_paper_s_rounding_is_the_paper_s(trained: nn.Module) -> None:
+    profile = qpart.profile(trained, [(part, labels(part)) for part in images(600, seed=2).split(50)], rounding="nearest", progress=False)
+    split = profile.compile(REQUEST, cut="output")
+    originals = dict(trained.named_parameters())
+    for name, quantizer in weight_quantizers(split.head).items():
+        expected = UniformQuantizer.of_tensor(originals[name], quantizer.bits)
+        assert quantizer == expected
+        assert torch.equal(split.head.get_parameter(name), expected(originals[name]))
+    assert torch.equal(split.head.get_parameter("0.bias"), originals["0.bias"])  # biases stay as they are
 
 
 def test_tail_is_in_float(profile: qpart.Profile, trained: nn.Module) -> None:

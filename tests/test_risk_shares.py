@@ -44,7 +44,7 @@ class Skip(nn.Module):
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     torch.manual_seed(0)
-    return qpart.profile(Skip(), [torch.randn(600, 6)], levels=(0.005, 0.01, 0.05), progress=False)
+    return qpart.profile(Skip(), [torch.randn(600, 6)], levels=(0.005, 0.01, 0.05), rounding="nearest", progress=False)
 
 
 @pytest.fixture(scope="module")
