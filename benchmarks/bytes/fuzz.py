@@ -172,9 +172,10 @@ def lying(subject: Subject, random: Random) -> bytes:
 
 def _lie(manifest: dict[str, Any], random: Random) -> None:
     """Change one thing of a manifest, most often in a table of tensors or codes."""
-    tables = [manifest.get(side, {}).get("tensors") for side in ("graph", "head", "tail")]
-    tables = [table for table in (*tables, manifest.get("rounding")) if table]
-    value: Any = random.choice(tables) if random.random() < 0.7 else manifest
+    sides = [side for name in ("graph", "head", "tail") if isinstance(side := manifest.get(name), dict)]
+    tables = [*(side.get("tensors") for side in sides), manifest.get("rounding")]
+    tables = [table for table in tables if isinstance(table, list) and table]
+    value: Any = random.choice(tables) if tables and random.random() < 0.7 else manifest
     while True:
         key = random.choice(list(value) if isinstance(value, dict) else range(len(value)))
         if not isinstance(value[key], dict | list) or not value[key] or random.random() < 0.05:
