@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -205,6 +206,20 @@ def test_more_numbers_than_the_bytes_can_hold_are_refused_before_anything_is_all
     for data in (b"", bytes(15), encode(MIXED)):
         with pytest.raises(ArtifactError, match="claimed"):
             decode(data, *shape)
+
+
+def test_a_header_that_lies_of_the_largest_number_leaves_no_memory_taken() -> None:
+    """The models of forty classes, each of two million numbers, would take gigabytes if they were kept."""
+    data = HEADER.pack(0, 0, 43, MOST, 0) + np.random.default_rng(0).bytes(400)
+    tracemalloc.start()
+    try:
+        for columns in range(1, 4):
+            decoded(data, np.zeros((60, columns), np.int32))
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 10e6
+    assert most < 200e6
 
 
 def test_bytes_where_nothing_was_coded_are_refused() -> None:

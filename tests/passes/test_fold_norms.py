@@ -106,7 +106,8 @@ class UsedTwice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
-        return y + self.norm(y)
+        found: Tensor = y + self.norm(y)
+        return found
 
 
 class NormTwice(nn.Module):
@@ -116,7 +117,8 @@ class NormTwice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.first(x))
-        return y + self.norm(self.second(x))
+        found: Tensor = y + self.norm(self.second(x))
+        return found
 
 
 class LayerTwice(nn.Module):
@@ -126,7 +128,8 @@ class LayerTwice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.conv(x))
-        return y + self.conv(2 * x)
+        found: Tensor = y + self.conv(2 * x)
+        return found
 
 
 class SharedWeight(nn.Module):
@@ -139,7 +142,8 @@ class SharedWeight(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.first(x))
-        return y + self.second(x)
+        found: Tensor = y + self.second(x)
+        return found
 
 
 class WeightRead(nn.Module):
@@ -164,7 +168,8 @@ class OneLayerTwoNames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.conv(x))
-        return y + self.alias(x)
+        found: Tensor = y + self.alias(x)
+        return found
 
 
 class OneNormTwoNames(nn.Module):
@@ -177,7 +182,8 @@ class OneNormTwoNames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.first(x))
-        return y + self.alias(self.second(x))
+        found: Tensor = y + self.alias(self.second(x))
+        return found
 
 
 class Functional(nn.Module):

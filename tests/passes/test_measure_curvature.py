@@ -231,7 +231,8 @@ class Forward(nn.Module):
         self.first = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.first(x).round().int().float()
+        found: Tensor = self.first(x).round().int().float()
+        return found
 
 
 class WritesOver(nn.Module):
