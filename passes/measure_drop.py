@@ -100,6 +100,6 @@ def measure_drop(
         return white
     falls = [-each / np.sqrt(measured[place] * spread) for each, place in zip(seen, usable, strict=True)]
     return curve_of_rivals(
-        np.concatenate(margins), spread, np.concatenate(falls).ravel(),
+        np.concatenate(margins), spread, np.array(falls),
         predicted[usable], np.maximum.accumulate(measured[usable]), drop[usable],
     )  # fmt: skip
