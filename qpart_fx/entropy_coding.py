@@ -49,6 +49,9 @@ _FLOOR = 2.0**-23
 _NEVER = 60
 """Where a density has fallen by exp(-60) it is taken for 0."""
 
+_MOST_A_BYTE = 256
+"""No class makes a number so likely that more would fit: that of all zeros makes them 180 a byte."""
+
 
 def encode(numbers: Integers) -> bytes:
     """Code ``numbers``, shape (rows, columns), each within :data:`MOST`.
@@ -88,8 +91,10 @@ def encode(numbers: Integers) -> bytes:
     return _HEADER.pack(shape, least - _LEAST, used - 1, most, len(low)) + low + words
 
 
-def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
-    """The numbers that :func:`encode` coded, shape (rows, columns); no more is allocated than they take.
+def decode(data: bytes | memoryview, rows: int, columns: int, most_allowed: int = MOST) -> Integers:
+    """The numbers that :func:`encode` coded, shape (rows, columns), none beyond ``most_allowed``.
+
+    No more is allocated than they, and a model of so many numbers, take: nothing where the bytes are too few for them.
 
     Raises:
         ArtifactError: the bytes are not what ``encode`` makes of so many numbers.
@@ -99,10 +104,12 @@ def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
         if len(data):
             raise ArtifactError(f"{len(data)} bytes are left where nothing was coded")
         return np.zeros((rows, columns), dtype=np.int32)
+    if rows * columns > _MOST_A_BYTE * len(data):
+        raise ArtifactError(f"{rows * columns:,} numbers are claimed to be coded in {len(data):,} bytes")
     constriction = _constriction()
     try:
         shape, least, used, most, size = _HEADER.unpack_from(data)
-        if shape >= len(_POWERS) or most > MOST or least + used >= _CLASSES:
+        if shape >= len(_POWERS) or most > most_allowed or least + used >= _CLASSES:
             raise ArtifactError("coded weights claim a model that there is not")
         words = data[_HEADER.size + size :]
         if _HEADER.size + size > len(data) or len(words) % 4:
@@ -123,6 +130,8 @@ def decode(data: bytes | memoryview, rows: int, columns: int) -> Integers:
                 found = (found << bits) | unpack_bits(data[place : place + taken], count, bits).astype(np.int32)
                 place += taken
             numbers[of_class] = found.reshape(-1, columns)
+    except ArtifactError:
+        raise
     except (struct.error, ValueError, AssertionError) as error:
         raise ArtifactError(f"coded weights are malformed: {error}") from None
     if place != _HEADER.size + size or not coder.is_empty():
@@ -159,7 +168,6 @@ def _model(shape: int, kind: int, most: int) -> tuple[Any, int]:
     return _constriction().stream.model.Categorical(probabilities, perfect=False), first
 
 
-@lru_cache(maxsize=512)
 def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64], int]:
     """Of each number from ``first`` to ``most``: a density at them, with the mean magnitude of the class.
 

@@ -64,7 +64,7 @@ def _encode(numbers: Tensor) -> bytes:
 
 
 def _decode(piece: memoryview, rows: int, columns: int) -> Tensor:
-    numbers = entropy_coding.decode(piece, rows, columns)
+    numbers = entropy_coding.decode(piece, rows, columns, _LARGEST)
     if numbers.size and np.abs(numbers).max() > _LARGEST:
         raise ArtifactError("a code is larger than any width has")
     return torch.from_numpy(numbers.astype(np.int16))

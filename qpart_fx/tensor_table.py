@@ -132,12 +132,15 @@ def _read_quantized(
         codes = torch.from_numpy(unpack_bits(piece, count, bits).astype(np.float32)).reshape(shape)
         return uniform.decode(codes, dtype), uniform
     middle, size = row["steps"]
-    exponents = entropy_coding.decode(piece[:size], 1, shape[0])[0].astype(np.int64) + middle
-    if type(middle) is not int or (np.abs(exponents) > _MOST_EXPONENT).any():
+    if type(middle) is not int or abs(middle) > _MOST_EXPONENT:
+        raise ArtifactError(f"tensor '{row['name']}' has impossible steps")
+    exponents = entropy_coding.decode(piece[:size], 1, shape[0], 2 * _MOST_EXPONENT)[0].astype(np.int64) + middle
+    if (np.abs(exponents) > _MOST_EXPONENT).any():
         raise ArtifactError(f"tensor '{row['name']}' has impossible steps")
     quantizer = ChannelQuantizer(bits, torch.from_numpy(exponents.astype(np.int16)))
-    numbers = entropy_coding.decode(piece[size:], shape[0], count // max(shape[0], 1))
-    if numbers.size and np.abs(numbers).max() >= 2 ** (bits - 1):
+    most = 2 ** (bits - 1) - 1
+    numbers = entropy_coding.decode(piece[size:], shape[0], count // max(shape[0], 1), most)
+    if numbers.size and np.abs(numbers).max() > most:
         raise ArtifactError(f"tensor '{row['name']}' holds codes of more than {bits} bits")
     return quantizer.decode(torch.from_numpy(numbers.astype(np.float32)).reshape(shape), dtype), quantizer
 
