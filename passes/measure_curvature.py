@@ -7,7 +7,7 @@ holds for whatever the model does with the weight, convolution, product or recur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor

@@ -15,7 +15,7 @@ from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_rivals
 from qpart_fx.inputs import positional
 from qpart_fx.noise import WIDTHS
 from qpart_fx.quantized import rounded_weights
-from qpart_fx.rounding import NearestRounding, Rounding
+from qpart_fx.rounding import NEAREST, Rounding
 from qpart_fx.scores import ClassScores, Scorer
 from qpart_fx.solver.allocate import Relaxation
 
@@ -42,7 +42,7 @@ def measure_drop(
     noise: Floats,
     white: DropCurve,
     progress: Progress,
-    rounding: Rounding = NearestRounding(),
+    rounding: Rounding = NEAREST,
 ) -> DropCurve:
     """The accuracy that is lost over the noise that is predicted; ``white`` where that cannot be measured.
 
@@ -100,6 +100,6 @@ def measure_drop(
         return white
     falls = [-each / np.sqrt(measured[place] * spread) for each, place in zip(seen, usable, strict=True)]
     return curve_of_rivals(
-        np.concatenate(margins), spread, np.concatenate(falls).ravel(),
+        np.concatenate(margins), spread, np.array(falls),
         predicted[usable], np.maximum.accumulate(measured[usable]), drop[usable],
     )  # fmt: skip

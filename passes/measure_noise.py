@@ -17,7 +17,7 @@ from qpart_fx.noise import MEASURED, Booleans, Estimate, Floats, NoiseTable
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
-from qpart_fx.rounding import NearestRounding, Rounding
+from qpart_fx.rounding import NEAREST, Rounding
 from qpart_fx.scores import Scorer
 
 Range = tuple[float, float]
@@ -33,7 +33,7 @@ def measure_noise(
     layers: Mapping[str, Sequence[str]],
     crossings: Sequence[Mapping[str, Range]],
     progress: Progress,
-    rounding: Rounding = NearestRounding(),
+    rounding: Rounding = NEAREST,
     widths: Sequence[int] = MEASURED,
     wanted: Booleans | None = None,
 ) -> tuple[NoiseTable, NoiseTable]:

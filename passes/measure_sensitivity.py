@@ -29,7 +29,7 @@ from qpart_fx.noise import WIDTHS, Estimate, by_width, continued
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
-from qpart_fx.rounding import NearestRounding, Rounding
+from qpart_fx.rounding import NEAREST, Rounding
 from qpart_fx.scores import Scorer
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def measure_sensitivity(
     ranges: Mapping[str, tuple[float, float]],
     seed: int,
     progress: Progress,
-    rounding: Rounding = NearestRounding(),
+    rounding: Rounding = NEAREST,
 ) -> Sensitivity:
     """Predict the noise of every layer's weights and of every value in ``ranges``, each quantized alone.
 

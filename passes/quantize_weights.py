@@ -12,7 +12,7 @@ from qpart_fx.meta import info
 from qpart_fx.pass_manager import Pass, PassResult
 from qpart_fx.quantized import set_weight_quantizers
 from qpart_fx.quantizer import WeightQuantizer
-from qpart_fx.rounding import NearestRounding, Rounding
+from qpart_fx.rounding import NEAREST, Rounding
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class QuantizeWeights(Pass):
     """Rounds every weight of the nodes named in ``bits`` to that many bits, in place; the graph stays as it is."""
 
     bits: Mapping[str, int]
-    rounding: Rounding = NearestRounding()
+    rounding: Rounding = NEAREST
 
     def run(self, graph_module: GraphModule) -> PassResult:
         quantizers: dict[str, WeightQuantizer] = {}

@@ -36,7 +36,7 @@ LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05)
 
 ROUNDINGS = ("compensated", "nearest")
 """``"compensated"``: a step for each channel, errors that make up for each other, weights entropy-coded, batch norms
-folded into the layers before them: the fewest bytes. ``"nearest"``: the paper's quantizer and its bytes (eqs. 9, 14)."""
+folded into the layers before them: the fewest bytes. ``"nearest"``: the paper's quantizer and bytes (eqs. 9, 14)."""
 
 
 def compile(

@@ -19,6 +19,9 @@ _FEW = 3
 
 _SMALL = 0.1
 
+_OTHERS = 32
+"""Samples whose falls the margins of each are tried with."""
+
 
 @dataclass(frozen=True, slots=True)
 class DropCurve:
@@ -84,13 +87,14 @@ def curve_of_rivals(
 
     The noise of a quantized network is not white: it differs between a class and its rivals, some samples get much more
     of it than others, and it is now more, now less than the sum of what each layer makes alone. A margin d to the r-th
-    rival flips when it falls by more, and an answer when one of them does; how far a margin falls, in standard
-    deviations sqrt(sigma * spread_r), is taken from what was seen of all margins.
+    rival flips when it falls by more, and an answer when one of them does. How far margins fall, in standard deviations
+    sqrt(sigma * spread_r), is taken from what was seen of all samples, those to a sample's rivals together: who takes
+    rivals for independent counts answers again that several of them overtake.
 
     Args:
         margins: of the best class over its rivals, nearest first, shape (samples, rivals).
         spread: mean squared change of those margins, for a noise of 1, shape (rivals,).
-        falls: by how many standard deviations margins fell, of any samples, rivals and plans; shape (any,).
+        falls: by how many standard deviations they fell under each plan, shape (plans, samples, rivals).
         predicted, measured: noise of the plans, predicted and as it was, both rising; shape (plans,).
         flips: the share of answers that each plan flipped of those samples; shape (plans,).
     """
@@ -99,17 +103,25 @@ def curve_of_rivals(
     noise = deviation**2 / spread[0]
     # From noise as it is to noise as it is predicted; it has to rise as well.
     factor = np.interp(np.log(noise), np.log(measured), np.log(measured / predicted))
-    order = np.sort(falls)
-    kept = np.ones((len(deviation), len(margins)))
-    for rival in range(margins.shape[1]):
-        needed = margins[None, :, rival] / np.sqrt(noise * spread[rival])[:, None]
-        kept *= np.searchsorted(order, needed, side="right") / len(order)
-    drop = _continued(deviation, 1 - kept.mean(axis=1), len(margins))
+    needed = np.square(margins) / spread
+    shifts = np.unique(np.linspace(0, len(margins), _OTHERS, endpoint=False, dtype=np.int64))
+    drop = np.mean([_fallen(noise, needed, np.roll(falls, shift, axis=1)) for shift in shifts], axis=0)
+    drop = _continued(deviation, drop, len(margins))
     off = _unexplained(flips, np.interp(measured, noise, drop), len(margins))
     drop = np.minimum(drop * np.exp(np.interp(np.log(noise), np.log(measured), off)), 1.0)
     return DropCurve(
         noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=np.maximum.accumulate(drop), measured=noise
     )
+
+
+def _fallen(noise: Floats, needed: Floats, falls: Floats) -> Floats:
+    """The share of samples, over all plans, of which a margin has fallen below nothing at each ``noise``.
+
+    Args:
+        needed: the noise at which a fall of one deviation is all of a margin, shape (samples, rivals).
+    """
+    least = np.divide(needed, np.square(falls), out=np.full(falls.shape, np.inf), where=falls > 0).min(axis=2)
+    return np.asarray(np.searchsorted(np.sort(least, axis=None), noise) / least.size)
 
 
 def _unexplained(flips: Floats, expected: Floats, samples: int) -> Floats:

@@ -60,7 +60,7 @@ def encode(numbers: Integers) -> bytes:
     [[3, -1, 0], [0, 0, 0]]
 
     Raises:
-        MissingDependencyError: constriction is not installed (the extra ``codec``).
+        MissingDependencyError: constriction is not installed (the extras ``torch`` and ``device``).
         ValueError: a number is too large.
     """
     constriction = _constriction()
@@ -220,5 +220,5 @@ def _constriction() -> Any:
     try:
         import constriction
     except ImportError as error:
-        raise MissingDependencyError("entropy coding", extra="codec") from error
+        raise MissingDependencyError("entropy coding", extra="torch") from error
     return constriction

@@ -242,7 +242,15 @@ class ExactPlanner:
         for place, (cut, time_s, energy_j, base) in enumerate(zip(cuts.tolist(), times, energies, bases, strict=True)):
             rows = []
             if request.device.memory_bytes is not None:
-                rows.append((1 / 8, 0.0, request.device.memory_bytes - float(self.network.peak_bytes[cut]) - float(self.network.head_bits[cut]) / 8))
+                rows.append(
+                    (
+                        1 / 8,
+                        0.0,
+                        request.device.memory_bytes
+                        - float(self.network.peak_bytes[cut])
+                        - float(self.network.head_bits[cut]) / 8,
+                    )
+                )
             if request.deadline_s is not None:
                 most = request.deadline_s * (1 + SLACK) - time_s
                 rows.append((bit.download_time_s, bit.upload_time_s, most))

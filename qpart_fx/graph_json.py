@@ -36,14 +36,22 @@ def graph_to_record(graph_module: GraphModule) -> dict[str, Any]:
     """
     nodes, modules = [], {}
     for node in graph_module.graph.nodes:
-        target = function_name(node.target) if node.op == "call_function" else str(node.target)
-        if node.target is getattr:
-            check_attribute(node.args[1])
+        nodes.append(node_to_record(node))
         if node.op == "call_module":
-            modules[target] = module_to_record(target, graph_module.get_submodule(target))
-        arguments = [_encode(node.args), _encode(dict(node.kwargs))]
-        nodes.append([node.op, node.name, target, *arguments])
+            modules[str(node.target)] = module_to_record(str(node.target), graph_module.get_submodule(str(node.target)))
     return {"name": graph_module._get_name(), "nodes": nodes, "modules": modules}
+
+
+def node_to_record(node: Node) -> list[Any]:
+    """A node of the graph as plain JSON.
+
+    Raises:
+        ArtifactError: it calls something, or holds a constant, that a file may not.
+    """
+    target = function_name(node.target) if node.op == "call_function" else str(node.target)
+    if node.target is getattr:
+        check_attribute(node.args[1])
+    return [node.op, node.name, target, _encode(node.args), _encode(dict(node.kwargs))]
 
 
 def graph_from_record(record: Any, tensors: Mapping[str, Tensor]) -> GraphModule:

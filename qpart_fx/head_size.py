@@ -1,9 +1,10 @@
-"""How large a head's file will be, before it is written: what its weights take at every width, and the rest at a cut."""
+"""How large a head's file will be, before it is written: its weights at every width, and the rest at every cut."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch.fx import GraphModule
 
 from . import container
 from .cut import Cut
-from .graph_json import graph_to_record, tensors_of
+from .errors import ArtifactError
+from .graph_json import node_to_record
 from .meta import info
+from .operations import module_to_record
 from .quantizer import UniformQuantizer
 from .rounding import Rounding
 from .tensor_table import Row, write_quantized
@@ -31,38 +34,71 @@ def head_bits(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[float, ...]:
     """Bits of a head's file without its weights' data, for each of ``cuts``: graph, biases, norms, framing.
 
     Within some bytes of the file's: codes and steps that are yet to come are written as some others. A head with
-    nothing to run is not downloaded: 0.
+    nothing to run is not downloaded: 0. What no file can hold is not counted.
     """
-    record = graph_to_record(graph)
-    tensors = tensors_of(graph)
-    weights = {name for node in graph.graph.nodes for name in info(node).weights}
-    floats = {
-        name: tensor.numel() * (2 if tensor.dtype == torch.float32 else tensor.itemsize)
-        for name, tensor in tensors.items()
-        if name not in weights
-    }
-    rows = {name: _row(name, tensor, name in weights) for name, tensor in tensors.items()}
+    parts = _parts(graph)
 
     def rest(cut: Cut) -> int:
         inside = set(cut.device_nodes)
-        nodes = [node for node in record["nodes"] if node[1] in inside]
-        modules = {node[2]: record["modules"][node[2]] for node in nodes if node[0] == "call_module"}
-        constants = {node[2] for node in nodes if node[0] == "get_attr"}
-        kept = [name for name in rows if name.rpartition(".")[0] in modules or name in constants]
-        table = [rows[name] for name in kept]
-        for name in cut.crossing:
-            quantize = f"quantize_{name}"
-            nodes.append(["call_module", quantize, quantize, {"tuple": [{"node": name}]}, {"dict": []}])
-            modules[quantize] = {"type": "FakeQuantize", "bits": 8}
-            table += [
-                {"name": f"{quantize}.{part}", "dtype": "int32", "shape": []} for part in ("step_bits", "zero_point")
-            ]
-        graph_record = {"name": record["name"], "nodes": nodes, "modules": modules}
-        manifest = {"graph": {"graph": graph_record, "tensors": table}}
-        data = sum(floats.get(name, 0) for name in kept) + 8 * len(cut.crossing)
-        return len(container.encode("head", manifest, b"")) + data
+        found = [part for name, part in parts.items() if name in inside]
+        found += [_rounds(name) for name in cut.crossing]
+        record = {
+            "name": graph._get_name(),
+            "nodes": [part.node for part in found],
+            "modules": {part.node[2]: part.module for part in found if part.module is not None},
+        }
+        table = [row for part in found for row in part.tensors]
+        framing = container.encode("head", {"graph": {"graph": record, "tensors": table}}, b"")
+        return len(framing) + sum(part.data for part in found)
 
     return tuple(8.0 * rest(cut) if cut.device_macs else 0.0 for cut in cuts)
+
+
+class _Part(NamedTuple):
+    """What a node adds to a file: its record, its module's, the rows of its tensors, bytes of data but for weights."""
+
+    node: list[Any]
+    module: dict[str, Any] | None
+    tensors: list[Row]
+    data: int
+
+
+def _parts(graph: GraphModule) -> dict[str, _Part]:
+    """By the names of the nodes; what several nodes use adds to the first."""
+    weights = {name for node in graph.graph.nodes for name in info(node).weights}
+    tensors = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+    parts: dict[str, _Part] = {}
+    for node in graph.graph.nodes:
+        if node.op == "output":
+            continue
+        target = str(node.target)
+        try:
+            record = node_to_record(node)
+            module = module_to_record(target, graph.get_submodule(target)) if node.op == "call_module" else None
+        except ArtifactError:
+            continue
+        own = [name for name in tensors if node.op == "get_attr" and name == target]
+        if module is not None:
+            own = [name for name in tensors if name.startswith(f"{target}.")]
+        used = {name: tensors.pop(name) for name in own}
+        data = sum(
+            tensor.numel() * (2 if tensor.dtype == torch.float32 else tensor.itemsize)
+            for name, tensor in used.items()
+            if name not in weights
+        )
+        rows = [_row(name, tensor, name in weights) for name, tensor in used.items()]
+        parts[node.name] = _Part(record, module, rows, data)
+    return parts
+
+
+def _rounds(name: str) -> _Part:
+    """What rounding a value that crosses adds."""
+    quantize = f"quantize_{name}"
+    rows: list[Row] = [
+        {"name": f"{quantize}.{part}", "dtype": "int32", "shape": []} for part in ("step_bits", "zero_point")
+    ]
+    node = ["call_module", quantize, quantize, {"tuple": [{"node": name}]}, {"dict": []}]
+    return _Part(node, {"type": "qpart_fx.FakeQuantize", "arguments": {"bits": 8}}, rows, 8)
 
 
 def _row(name: str, tensor: Tensor, quantized: bool) -> Row:

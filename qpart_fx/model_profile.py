@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 METHODS = ("exact", "paper")
 """``"exact"``: proven best over every cut of the graph and every width. ``"paper"``: Algorithms 1 and 2 of the paper as
-written, the reference that other methods are compared with."""
+written, the reference that other methods are compared with; its bytes are those of eq. 14, and with a profile of
+``rounding="nearest"`` its quantizer is the paper's as well."""
 
 _CONFIDENCE = 0.95
 
@@ -54,9 +55,9 @@ class LayerProfile:
     """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
     ``noise_by_width``: sigma_w of eq. 18 at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and
-    corrected by what was measured. ``bits_by_width``: of its weights in a head's file. ``channel_sensitivity``: for each weight by name, the mean squared norm of the
-    Jacobian of the scores in the weights of each channel, along the weight's first dimension. ``robustness``: rho of
-    eq. 22.
+    corrected by what was measured. ``bits_by_width``: of its weights in a head's file. ``channel_sensitivity``: for
+    each weight by name, the mean squared norm of the Jacobian of the scores in the weights of each channel, along the
+    weight's first dimension. ``robustness``: rho of eq. 22.
     """
 
     name: str
@@ -109,8 +110,9 @@ class Profile:
     ``graph``: the captured float model. ``check``: samples held back to measure plans on. ``closed_cuts``: every cut of
     the graph that can be best; of a graph that has too many, those that most likely are, and ``cut_graph`` holds all.
     ``head_bits``: what the head's file holds at each of ``closed_cuts`` beside the weights; 0 where eq. 14 prices it.
-    ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the noise that plans are predicted to make.
-    ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
+    ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the
+    noise that plans are predicted to make. ``scorer``: what counts as accuracy; None for a metric, which no file can
+    hold.
     """
 
     model: str
@@ -215,7 +217,9 @@ class Profile:
         check = self.check if calibration is None else self._read(calibration)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(lower(self.graph, plan_or_request, self.ranges, self.rounding, self.scorer), check, _CONFIDENCE)[0]
+            return self._measured(
+                lower(self.graph, plan_or_request, self.ranges, self.rounding, self.scorer), check, _CONFIDENCE
+            )[0]
         return self._compile_request(plan_or_request, cut, method, check)
 
     def _compile_request(
@@ -235,7 +239,9 @@ class Profile:
             plan = self._best(request, cut, method, drop)
             # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
             risk /= 2
-            split, found = self._measured(lower(self.graph, plan, self.ranges, self.rounding, self.scorer), check, 1 - risk)
+            split, found = self._measured(
+                lower(self.graph, plan, self.ranges, self.rounding, self.scorer), check, 1 - risk
+            )
             if found is None or _holds(found, budget, 1 - risk):
                 return split
             bound = found.drop if found.upper_bound is None else found.upper_bound

@@ -109,7 +109,9 @@ def noise_tables(
         crossing |= {value.name for value in closed.graph.values}
     values = sorted(crossing & ranges.keys())
     hopeless = np.inf if white is None else white.noise_at(_HOPELESS)
-    measure = partial(measure_noise, graph, scorer=scorer, rounding=rounding, progress=lambda items: progress(items, "noise"))
+    measure = partial(
+        measure_noise, graph, scorer=scorer, rounding=rounding, progress=lambda items: progress(items, "noise")
+    )
 
     def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
         return max(_LEAST_MEASURED, int(runs * total / (max(1, disturbed) * len(widths) / 2)))

@@ -59,7 +59,7 @@ class Work(Generic[Quantity]):
 
 
 def work_of(network: Network, cut: Integers, weight_bits: Floats, crossing_bits: Floats) -> Work[Floats]:
-    """That of patterns at ``cut``, of so many bits, without what crosses exactly and what is in a head beside weights."""
+    """That of patterns at ``cut``, of so many bits, but for what crosses exactly and a head's bits beside weights."""
     return Work(
         network.device_macs[cut], network.server_macs[cut],
         weight_bits + network.head_bits[cut], crossing_bits + network.exact_bits[cut],

@@ -39,11 +39,14 @@ def percent(value: float | None) -> str:
 
 
 def _layers(plan: Plan) -> str:
-    rows = [("layer", "operation", "MACs", "weights", "side", "bits", "bytes")]
+    rows = [("layer", "operation", "MACs", "weights", "side", "bits", "a weight", "bytes")]
     for layer in plan.layers:
         side = "server" if layer.bits is None else "device"
-        bits, size = ("float", "") if layer.bits is None else (str(layer.bits), f"{layer.weight_bytes:,.0f}")
-        rows.append((layer.name, layer.operation, f"{layer.macs:,}", f"{layer.parameters:,}", side, bits, size))
+        bits, coded, size = "float", "", ""
+        if layer.bits is not None:
+            each = 8 * layer.weight_bytes / max(layer.parameters, 1)
+            bits, coded, size = str(layer.bits), f"{each:.2f}", f"{layer.weight_bytes:,.0f}"
+        rows.append((layer.name, layer.operation, f"{layer.macs:,}", f"{layer.parameters:,}", side, bits, coded, size))
     lines = _columns(rows, left=(0, 1, 4))
     if len(lines) > _SHOWN + 2:
         hidden = len(lines) - _SHOWN - 1
@@ -79,8 +82,10 @@ def _prices(plan: Plan) -> str:
 
 def _payload(plan: Plan) -> str:
     widths = ", ".join(f"{name} at {bits} bits" for name, bits in plan.activation_bits.items()) or "as it is"
+    coded = any(layer.coded_bits is not None for layer in plan.layers)
+    what = "file of the head" if coded else "weights of the head, without biases, norms and the graph,"
     return (
-        f"weights of the head {si(plan.download_bytes, 'B')} (biases, norms and the graph come on top); "
+        f"{what} {si(plan.download_bytes, 'B')}; "
         f"upload {si(plan.upload_bytes, 'B')} an inference ({widths}); "
         f"device memory {si(plan.device_memory_bytes, 'B')}"
     )

@@ -15,8 +15,8 @@ from .cut import Cut
 from .cut_graph import CutGraph
 from .drop_curve import DropCurve
 from .meta import info, set_info
-from .rounding_file import read_rounding, write_rounding
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
+from .rounding_file import read_rounding, write_rounding
 from .scores import ClassScores
 
 _LAYERS = TypeAdapter(tuple[LayerProfile, ...])

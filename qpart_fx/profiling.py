@@ -28,7 +28,7 @@ from .passes.measure_drop import measure_drop
 from .passes.measure_ranges import Range, widen_ranges
 from .passes.verify_accuracy import CHUNK
 from .replay import Replay
-from .rounding import CompensatedRounding, NearestRounding, Rounding
+from .rounding import NEAREST, CompensatedRounding, Rounding
 from .scores import ClassScores, Scorer
 
 REFERENCE_DROP = 0.1
@@ -61,9 +61,11 @@ def profile_graph(
     chain = chain_cuts(graph, [node for node in graph.graph.nodes if node.name in layers])
     fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
     seen = _look(graph, fit, scorer, progress)
-    rounding: Rounding = NearestRounding()
+    rounding: Rounding = NEAREST
     if compensated:
-        rounding = _compensated(graph, fit, scorer, [name for names in layers.values() for name in names], seed, progress)
+        rounding = _compensated(
+            graph, fit, scorer, [name for names in layers.values() for name in names], seed, progress
+        )
     weight_bits = _weight_bits(graph, layers, rounding)
     tables = noise_tables(
         graph, fit, scorer,
@@ -132,7 +134,9 @@ def profile_graph(
     if (whole := ExactPlanner(found).whole_graph) is not None:
         budgets = [noise_curve.noise_at(drop) for drop in (levels[0], levels[-1])]
         found = replace(found, closed_cuts=find_least_cuts(graph, found.closed_cuts, whole, budgets))
-    return replace(found, head_bits=head_bits(graph, found.closed_cuts) if compensated else (0.0,) * len(found.closed_cuts))
+    return replace(
+        found, head_bits=head_bits(graph, found.closed_cuts) if compensated else (0.0,) * len(found.closed_cuts)
+    )
 
 
 _CURVED = 256

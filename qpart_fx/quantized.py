@@ -39,9 +39,7 @@ def payload_quantizers(head: GraphModule) -> list[UniformQuantizer | None]:
 
 
 @contextmanager
-def rounded_weights(
-    graph_module: GraphModule, weights: Sequence[str], bits: int, rounding: Rounding
-) -> Iterator[None]:
+def rounded_weights(graph_module: GraphModule, weights: Sequence[str], bits: int, rounding: Rounding) -> Iterator[None]:
     """The weights rounded to ``bits`` bits, and as they were afterwards."""
     parameters = [graph_module.get_parameter(name) for name in weights]
     originals = [parameter.detach().clone() for parameter in parameters]

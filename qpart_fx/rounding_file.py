@@ -11,7 +11,7 @@ from torch import Tensor
 from . import entropy_coding
 from .errors import ArtifactError
 from .noise import WIDTHS
-from .rounding import CompensatedRounding, NearestRounding, Rounding
+from .rounding import NEAREST, CompensatedRounding, Rounding
 
 _LARGEST = 2**15 - 1
 
@@ -37,7 +37,7 @@ def read_rounding(rows: Any, data: memoryview) -> Rounding:
         ArtifactError: the table does not fit the data.
     """
     if rows is None:
-        return NearestRounding()
+        return NEAREST
     exponents: dict[str, Tensor] = {}
     codes: dict[str, Tensor] = {}
     place = 0

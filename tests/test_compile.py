@@ -79,7 +79,9 @@ def test_head_is_what_the_plan_says(profile: qpart.Profile, trained: nn.Module) 
 
 
 def test_head_of_the_paper_s_rounding_is_the_paper_s(trained: nn.Module) -> None:
-    profile = qpart.profile(trained, [(part, labels(part)) for part in images(600, seed=2).split(50)], rounding="nearest", progress=False)
+    profile = qpart.profile(
+        trained, [(part, labels(part)) for part in images(600, seed=2).split(50)], rounding="nearest", progress=False
+    )
     split = profile.compile(REQUEST, cut="output")
     originals = dict(trained.named_parameters())
     for name, quantizer in weight_quantizers(split.head).items():

@@ -144,14 +144,18 @@ LINE = np.array([1e-3, 1e-1, 10.0])
 NONE = np.zeros(3)
 """No flips of theirs."""
 
-NORMAL = np.asarray(ndtri((np.arange(20_000) + 0.5) / 20_000))
-"""Falls of margins in white noise."""
+
+def white(samples: int, count: int = 1, plans: int = 2000) -> Floats:
+    """Falls of margins in white noise, those of a sample's rivals independent; the same for every sample."""
+    random, quantiles = np.random.default_rng(0), ndtri((np.arange(plans) + 0.5) / plans)
+    falls = np.stack([random.permutation(quantiles) for _ in range(count)], axis=1)
+    return np.asarray(np.broadcast_to(falls[:, None], (plans, samples, count)))
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_one_rival_in_white_noise_is_the_curve_of_margins(classes: int) -> None:
     best = np.random.default_rng(1).exponential(1.0, 100)
-    found = curve_of_rivals(best[:, None], np.array([2 / classes]), NORMAL, LINE, LINE, NONE)
+    found = curve_of_rivals(best[:, None], np.array([2 / classes]), white(100), LINE, LINE, NONE)
     expected = curve_of_margins(best, classes)
     np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-9)
     np.testing.assert_allclose(found.drop, expected.drop, rtol=1e-2, atol=1e-4)
@@ -162,24 +166,34 @@ def test_flips_to_any_of_independent_rivals_are_those_of_a_simulation(noise: flo
     margins, spread = rivals(2), np.array([0.5, 0.3, 1.0, 0.1])
     change = np.random.default_rng(0).normal(0.0, np.sqrt(noise * spread), (4000, *margins.shape))
     flips = float((change > margins).any(axis=2).mean())
-    assert curve_of_rivals(margins, spread, NORMAL, LINE, LINE, NONE).drop_at(noise) == pytest.approx(flips, abs=0.01)
+    found = curve_of_rivals(margins, spread, white(60, 4), LINE, LINE, NONE)
+    assert found.drop_at(noise) == pytest.approx(flips, abs=0.01)
+
+
+def test_rivals_whose_margins_fall_together_flip_an_answer_once() -> None:
+    margins, together = np.ones((60, 4)), np.repeat(white(60), 4, axis=2)
+    found = curve_of_rivals(margins, np.ones(4), together, LINE, LINE, NONE)
+    alone = curve_of_rivals(margins[:, :1], np.ones(1), white(60), LINE, LINE, NONE)
+    np.testing.assert_allclose(found.drop, alone.drop, rtol=1e-9)
+    apart = curve_of_rivals(margins, np.ones(4), white(60, 4), LINE, LINE, NONE)
+    assert apart.drop_at(1.0) > 2 * found.drop_at(1.0)
 
 
 def test_margins_that_fall_far_now_and_then_flip_sooner() -> None:
     """One in a hundred falls by seven deviations, the others by next to nothing: no normal noise does that."""
     margins = np.full((1000, 1), 5.0)
-    falls = np.concatenate([np.full(99, 0.7), np.full(1, 7.0)])
+    falls = np.tile(np.concatenate([np.full(99, 0.7), np.full(1, 7.0)]), 10).reshape(1, 1000, 1)
     rare = curve_of_rivals(margins, np.ones(1), falls, LINE, LINE, NONE)
     assert rare.drop_at(1.0) == pytest.approx(0.01, rel=0.01)
-    assert curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, NONE).drop_at(1.0) < 0.003
+    assert curve_of_rivals(margins, np.ones(1), white(1000, plans=500), LINE, LINE, NONE).drop_at(1.0) < 0.003
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
 def test_what_plans_flipped_counts_where_chance_does_not_explain_it(factor: float) -> None:
-    margins = rivals(4, samples=5000, count=1)
-    plain = curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, NONE)
+    margins, falls = rivals(4, samples=5000, count=1), white(5000, plans=60)
+    plain = curve_of_rivals(margins, np.ones(1), falls, LINE, LINE, NONE)
     expected = np.array([plain.drop_at(float(noise)) for noise in LINE])
-    found = curve_of_rivals(margins, np.ones(1), NORMAL, LINE, LINE, expected * np.array([1.0, factor, 1.0]))
+    found = curve_of_rivals(margins, np.ones(1), falls, LINE, LINE, expected * np.array([1.0, factor, 1.0]))
     known = math.sqrt(factor) if factor < 1 else factor  # half of the way down
     assert found.drop_at(LINE[1]) == pytest.approx(known * expected[1], rel=0.1)
     assert found.drop_at(LINE[0]) == pytest.approx(expected[0], rel=0.02)
@@ -187,10 +201,10 @@ def test_what_plans_flipped_counts_where_chance_does_not_explain_it(factor: floa
 
 def test_noise_is_read_as_it_is_predicted() -> None:
     """Four times what was predicted at the first level, as predicted at the last, geometric in between."""
-    margins, spread = rivals(3), np.full(4, 0.5)
-    plain = curve_of_rivals(margins, spread, NORMAL, LINE, LINE, NONE)
+    margins, spread, falls = rivals(3), np.full(4, 0.5), white(60, 4)
+    plain = curve_of_rivals(margins, spread, falls, LINE, LINE, NONE)
     measured = np.array([4.0, 16.0])
-    found = curve_of_rivals(margins, spread, NORMAL, np.array([1.0, 16.0]), measured, NONE[:2])
+    found = curve_of_rivals(margins, spread, falls, np.array([1.0, 16.0]), measured, NONE[:2])
     # the curve is made of straight pieces between 256 points
     for actual, predicted in ((4.0, 1.0), (16.0, 16.0), (8.0, 4.0), (0.04, 0.01), (160.0, 160.0)):
         assert found.drop_at(predicted) == pytest.approx(plain.drop_at(actual), rel=2e-2)
@@ -205,7 +219,7 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
     curve = curve_of_rivals(
         rivals(seed, 20, count),
         10.0 ** random.uniform(-3, 1, count),
-        NORMAL,
+        white(20, count, plans=50),
         predicted,
         measured,
         random.uniform(0, 1, plans),
@@ -222,13 +236,14 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
 
 
 def test_margins_that_are_all_equal_flip_together() -> None:
-    curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), NORMAL, LINE, LINE, NONE)
+    curve = curve_of_rivals(np.full((10, 1), 2.0), np.array([0.5]), white(10), LINE, LINE, NONE)
     assert curve.drop_at(8.0) == pytest.approx(0.158655, abs=1e-3)  # a deviation of 2
     assert curve.drop_at(1e-12) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_rivals_on_the_fence_are_no_trouble() -> None:
-    curve = curve_of_rivals(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]), np.ones(2), NORMAL, LINE, LINE, NONE)
+    margins = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 2.0]])
+    curve = curve_of_rivals(margins, np.ones(2), white(3, 2), LINE, LINE, NONE)
     assert np.isfinite(curve.noise).all()
     assert curve.drop[0] == pytest.approx(1 / 3)
 

@@ -62,6 +62,13 @@ class Subject:
         return part(self.pool, slice(0, self.calibration))
 
     @property
+    def crossed(self) -> Data:
+        """Samples of one source for profiles and for what judges them, in turn: such as the network was not trained on,
+        where there are any. At most as many as a profile is made with by default, and a third of them to judge."""
+        source = next(iter(self.others.values()), self.pool)
+        return part(source, slice(0, 1360))
+
+    @property
     def held(self) -> dict[str, Data]:
         """Samples that served neither to fit nor to prove a plan, by what they are."""
         return {"same source": part(self.pool, slice(self.calibration, self.calibration + self.judged)), **self.others}

@@ -29,7 +29,7 @@ def partly(whole: Profile) -> Profile:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise_tables, "find_closed_cuts", partial(find_closed_cuts, limit=20))
         found = _profile()
-    return replace(whole, closed_cuts=found.closed_cuts, cut_graph=found.cut_graph)
+    return replace(whole, closed_cuts=found.closed_cuts, head_bits=found.head_bits, cut_graph=found.cut_graph)
 
 
 def _profile() -> Profile:

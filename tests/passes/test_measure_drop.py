@@ -32,7 +32,7 @@ WHITE = DropCurve(noise=np.logspace(-8, 8, 50), drop=np.linspace(0.0, 0.5, 50))
 
 def uniform_bits(prepared: Calibrated) -> Floats:
     sizes = [sum(prepared.graph.get_parameter(name).numel() for name in names) for names in prepared.layers.values()]
-    return np.array(sizes, dtype=float)[:, None] * np.array(WIDTHS, dtype=float)
+    return np.asarray(np.array(sizes, dtype=float)[:, None] * np.array(WIDTHS, dtype=float))
 
 
 def drop_curve(

@@ -1,0 +1,145 @@
+"""Bytes of whole networks over what they lose: ours, and those of the peers that ``benchmarks.bytes.peers`` measured.
+
+    python -m benchmarks.bytes DIRECTORY [--networks NAME ...] [--samples N]
+
+DIRECTORY is that of ``python -m benchmarks.planning``, as are the networks, the samples to calibrate with and those to
+judge on. The whole network is on the device: bytes are those of the file that it downloads, all counted, and the answer
+goes back at 16 bits. Plans are made for drops along a ladder; what they lose is measured on the samples held.
+
+Prints a line a plan, then for each limit on the drop the fewest bytes that kept it, of each tool; writes
+results/ours.json and a picture of the curves beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from time import process_time, time
+from typing import Any
+
+import numpy as np
+import torch
+
+import qpart_fx as qpart
+from benchmarks.planning.report import print_table, write_results
+from benchmarks.planning.subjects import Subject, batches, request, subject
+
+from .judging import Judge, summary
+
+NETWORKS = ("mnist", "resnet20", "mobilenet_v1")
+RESULTS = Path(__file__).parent / "results"
+LIMITS = (0.001, 0.005, 0.01, 0.02, 0.03)
+LEVELS = tuple(float(drop) for drop in np.geomspace(0.001, 0.3, 22))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bytes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, help="holds zoo.py and the data")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="only these")
+    parser.add_argument("--samples", type=int, default=1024, help="to profile with, at most (default: %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # processor times are compared
+    for network in options.networks:
+        chosen = subject(options.directory, network)
+        print(f"\n{network}", flush=True)
+        runs = []
+        for run in ours(chosen, options.samples):
+            off = run["bytes"] / run["predicted_bytes"] - 1
+            print(f"  {run['bytes']:,} bytes ({off:+.2%} of the plan's); {summary(run['judged'])}", flush=True)
+            runs.append(run)
+        write_results(RESULTS / "ours.json", "ours", {network: {"samples": options.samples, "runs": runs}})
+    compare()
+
+
+def ours(chosen: Subject, samples: int) -> Iterator[dict[str, Any]]:
+    """A plan for each of ``LEVELS``, with all on the device."""
+    judge = Judge(chosen)
+    began, clock = process_time(), time()
+    profile = qpart.profile(
+        chosen.model, batches(chosen.calibration_data), levels=LEVELS, max_samples=samples, progress=False
+    )
+    profiled = process_time() - began, time() - clock
+    for drop in LEVELS:
+        began = process_time()
+        try:
+            plan = profile.plan(request(drop, 1e12, 1e6, 1), cut="output")
+        except qpart.InfeasibleError:
+            continue
+        split = profile.compile(plan, calibration=batches(chosen.calibration_data)[:1])
+        packed = split.packed_head()
+        yield {
+            "level": drop,
+            "bytes": len(packed),
+            "predicted_bytes": plan.download_bytes,
+            "predicted_drop": plan.predicted_drop,
+            "weight_bits": dict(plan.weight_bits),
+            "seconds": process_time() - began,
+            "profile_seconds": profiled[0],
+            "profile_wall_seconds": profiled[1],
+            "judged": judge(split),
+        }
+
+
+def compare() -> None:
+    """Print the fewest bytes within each limit, of each tool, by network and part."""
+    tools = {**_read(RESULTS / "ours.json"), **_read(RESULTS / "peers.json")}
+    for network in tools.get("ours", {}):
+        parts = sorted(tools["ours"][network]["runs"][0]["judged"])
+        for part in parts:
+            rows = []
+            for tool in ("ours", "nncodec", "model_compression_toolkit"):
+                runs = tools.get(tool, {}).get(network, {}).get("runs", [])
+                rows.append([tool, *(_fewest(runs, part, limit) for limit in LIMITS)])
+            print_table(f"{network}, {part}: fewest bytes that lose at most", ["", *map(_percent, LIMITS)], rows)
+    plot(tools, RESULTS / "bytes.png")
+
+
+def plot(tools: dict[str, Any], path: Path) -> None:
+    """Bytes over the drop, a panel a network, judged on what the networks were not trained on where there is such."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    networks = list(tools.get("ours", {}))
+    figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4), squeeze=False)
+    for axis, network in zip(axes[0], networks, strict=True):
+        part = "same source"
+        for tool in ("ours", "nncodec", "model_compression_toolkit"):
+            runs = tools.get(tool, {}).get(network, {}).get("runs", [])
+            points = [(run["judged"][part], run["bytes"]) for run in runs if part in run["judged"]]
+            drop = [100 * found["drop"] for found, _ in points]
+            error = [100 * found["standard_error"] for found, _ in points]
+            style = "o-" if tool == "ours" else "."
+            axis.errorbar([size for _, size in points], drop, yerr=error, fmt=style, label=tool, markersize=4, lw=1)
+        axis.set(title=network, xlabel="bytes of the file", xscale="log", ylim=(-0.5, 5))
+        axis.axhline(1, color="grey", lw=0.5)
+        axis.grid(alpha=0.3, which="both")
+    axes[0][0].set_ylabel("accuracy drop, points (same source)")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def _fewest(runs: list[dict[str, Any]], part: str, limit: float) -> str:
+    sizes = [run["bytes"] for run in runs if part in run["judged"] and run["judged"][part]["drop"] <= limit]
+    return f"{min(sizes):,}" if sizes else "-"
+
+
+def _percent(drop: float) -> str:
+    return f"{100 * drop:g} points"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+if __name__ == "__main__":
+    main()
