@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--measured", action="store_true", help="measure nothing: compare what was measured before")
     options = parser.parse_args()
     if options.measured:
-        return compare()
+        compare()
+        return
     torch.set_num_threads(1)  # processor times are compared
     for network in options.networks:
         chosen = subject(options.directory, network)
