@@ -3,6 +3,10 @@
 With random signs v for the scores of a sample, J = d<v, scores>/dW of a weight W of r rows and n columns says it all:
 E[J_c . J_c] is what an error in channel c does (S_c), and E[J' J] which errors of a row make up for each other. That
 holds for whatever the model does with the weight, convolution, product or recurrence, and takes one run back a sample.
+
+A second moment of a thousand columns is not known from a hundred samples: rounding would rely on what these happen to
+share. So it is shrunk towards a multiple of the identity, by as much as samples differ (Ledoit and Wolf, Journal of
+Multivariate Analysis 88, 2004).
 """
 
 from __future__ import annotations
@@ -81,10 +85,13 @@ class _Sums:
         self._rows, self._columns = len(weight), weight[0].numel() if len(weight) else 0
         self._alone = self._columns <= _FEW_COLUMNS
         sizes = [min(_MOST_COLUMNS, self._columns - start) for start in range(0, self._columns, _MOST_COLUMNS)]
+        self._samples = 0
         self._channels = torch.zeros(self._rows, device=weight.device)
         self._blocks = [
             torch.zeros(self._rows if self._alone else 1, size, size, device=weight.device) for size in sizes
         ]
+        self._squares = [torch.zeros(len(block), device=weight.device) for block in self._blocks]
+        """Of each sample's part in a block, the squared norm, added up."""
 
     def add(self, gradient: Tensor, generator: torch.Generator) -> None:
         rows = gradient.detach().float().reshape(self._rows, self._columns)
@@ -92,13 +99,16 @@ class _Sums:
         if not self._alone and self._rows > _MIXTURES:
             rows = _signs((_MIXTURES, self._rows), generator).to(rows) @ rows
         start = 0
-        for block in self._blocks:
+        self._samples += 1
+        for block, squares in zip(self._blocks, self._squares, strict=True):
             part = rows[:, start : start + block.shape[-1]]
             start += block.shape[-1]
             if self._alone:
                 block.baddbmm_(part[:, :, None], part[:, None, :])
+                squares += part.square().sum(dim=1).square()
             else:
                 block[0].addmm_(part.T, part)
+                squares += (part @ part.T).square().sum()
 
     @property
     def reached(self) -> bool:
@@ -107,7 +117,24 @@ class _Sums:
 
     @property
     def curvature(self) -> Curvature:
-        return Curvature(self._channels, tuple(self._blocks))
+        pairs = zip(self._blocks, self._squares, strict=True)
+        return Curvature(self._channels, tuple(_shrunk(block, squares, self._samples) for block, squares in pairs))
+
+
+def _shrunk(block: Tensor, squares: Tensor, samples: int) -> Tensor:
+    """The mean of what ``samples`` added to ``block``, shape (matrices, columns, columns), drawn to the identity's like.
+
+    Args:
+        squares: of the norms of what each sample added, summed; shape (matrices,).
+    """
+    mean = block / max(samples, 1)
+    identity = torch.eye(block.shape[-1], device=block.device)
+    centre = mean.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+    norm = mean.square().sum(dim=(1, 2))
+    unsure = (squares / max(samples, 1) - norm).clamp_min(0) / max(samples - 1, 1)
+    apart = (mean - centre).square().sum(dim=(1, 2))
+    share = torch.where(apart > 0, unsure / apart.clamp_min(1e-30), 1.0).clamp(0, 1)[:, None, None]
+    return (1 - share) * mean + share * centre
 
 
 def _signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -185,7 +185,7 @@ def lines(plan: Plan) -> list[list[str]]:
 
 def test_the_table_shows_the_cut_and_every_layer() -> None:
     assert str(MEASURED).startswith("Plan for Net: 1 of 2 layers on the device, relu crosses")
-    assert ["first", "Linear", "12,345", "1,024", "device", "5", "640"] in lines(MEASURED)
+    assert ["first", "Linear", "12,345", "1,024", "device", "5", "5.00", "640"] in lines(MEASURED)
     assert ["last", "Conv2d", "67,890", "2,048", "server", "float"] in lines(MEASURED)
 
 
@@ -198,7 +198,7 @@ def test_the_table_shows_every_price() -> None:
     assert "tail on the server 50.5 µs 0.909" in text
     assert "in all 73.8 ms 78.8 mJ 0.909" in text
     assert "objective 1.0616 (no plan is below 1.05), method paper" in text
-    assert "weights of the head 640 B (biases, norms and the graph come on top); upload 112 B" in text
+    assert "weights of the head, without biases, norms and the graph, 640 B; upload 112 B" in text
     assert "an inference (relu at 7 bits); device memory 4.32 kB" in text
 
 

@@ -1,13 +1,13 @@
 """Bytes of whole networks over what they lose: ours, and those of the peers that ``benchmarks.bytes.peers`` measured.
 
-    python -m benchmarks.bytes DIRECTORY [--networks NAME ...] [--samples N]
+    python -m benchmarks.bytes DIRECTORY [--networks NAME ...] [--samples N] [--measured]
 
 DIRECTORY is that of ``python -m benchmarks.planning``, as are the networks, the samples to calibrate with and those to
 judge on. The whole network is on the device: bytes are those of the file that it downloads, all counted, and the answer
 goes back at 16 bits. Plans are made for drops along a ladder; what they lose is measured on the samples held.
 
 Prints a line a plan, then for each limit on the drop the fewest bytes that kept it, of each tool; writes
-results/ours.json and a picture of the curves beside this file.
+results/ours.json beside this file, and the picture of the curves in docs/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from .judging import Judge, summary
 
 NETWORKS = ("mnist", "resnet20", "mobilenet_v1")
 RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[2] / "docs" / "bytes.png"
 LIMITS = (0.001, 0.005, 0.01, 0.02, 0.03)
+_SHOWN = 0.05
+"""Drops above this are not in the picture."""
+
 LEVELS = tuple(float(drop) for drop in np.geomspace(0.001, 0.3, 22))
 
 
@@ -43,7 +47,11 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="holds zoo.py and the data")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="only these")
     parser.add_argument("--samples", type=int, default=1024, help="to profile with, at most (default: %(default)s)")
+    parser.add_argument("--measured", action="store_true", help="measure nothing: compare what was measured before")
     options = parser.parse_args()
+    if options.measured:
+        compare()
+        return
     torch.set_num_threads(1)  # processor times are compared
     for network in options.networks:
         chosen = subject(options.directory, network)
@@ -97,7 +105,7 @@ def compare() -> None:
                 runs = tools.get(tool, {}).get(network, {}).get("runs", [])
                 rows.append([tool, *(_fewest(runs, part, limit) for limit in LIMITS)])
             print_table(f"{network}, {part}: fewest bytes that lose at most", ["", *map(_percent, LIMITS)], rows)
-    plot(tools, RESULTS / "bytes.png")
+    plot(tools, PICTURE)
 
 
 def plot(tools: dict[str, Any], path: Path) -> None:
@@ -113,16 +121,17 @@ def plot(tools: dict[str, Any], path: Path) -> None:
         part = "same source"
         for tool in ("ours", "nncodec", "model_compression_toolkit"):
             runs = tools.get(tool, {}).get(network, {}).get("runs", [])
-            points = [(run["judged"][part], run["bytes"]) for run in runs if part in run["judged"]]
+            judged = [(run["judged"][part], run["bytes"]) for run in runs if part in run["judged"]]
+            points = [(found, size) for found, size in judged if found["drop"] < _SHOWN]
             drop = [100 * found["drop"] for found, _ in points]
             error = [100 * found["standard_error"] for found, _ in points]
             style = "o-" if tool == "ours" else "."
             axis.errorbar([size for _, size in points], drop, yerr=error, fmt=style, label=tool, markersize=4, lw=1)
-        axis.set(title=network, xlabel="bytes of the file", xscale="log", ylim=(-0.5, 5))
+        axis.set(title=network, xlabel="bytes of the file", xscale="log", ylim=(-0.5, 100 * _SHOWN))
         axis.axhline(1, color="grey", lw=0.5)
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("accuracy drop, points (same source)")
-    axes[0][0].legend()
+    axes[0][0].legend(loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

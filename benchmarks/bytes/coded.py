@@ -25,8 +25,8 @@ FOLDED_EPSILON = 1e-5
 TUNED = {"bnf": True, "row_skipping": True, "cabac_unary_length_minus1": 3}
 """Batch norms folded into a scale and a bias a channel, and the other switches that were found to save bytes.
 
-Chosen on calibration samples, by bytes at equal noise in the scores. Scan orders in blocks, codebooks, no dependent
-quantization and no optimised contexts all took more.
+Chosen on calibration samples, by bytes at equal noise in the scores. Scan orders in blocks, no dependent
+quantization and no optimised contexts all took more; codebooks were not measured.
 """
 
 
