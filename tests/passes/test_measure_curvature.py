@@ -25,6 +25,11 @@ def samples(count: int, *shape: int, seed: int = 1) -> Tensor:
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+def correlated(count: int) -> Tensor:
+    """Samples of 40 numbers that follow from six, nearly."""
+    return samples(count, 6) @ samples(6, 40, seed=2) + 0.1 * samples(count, 40, seed=3)
+
+
 def curvature_of(prepared: Calibrated, seed: int = 0, weights: Sequence[str] | None = None) -> dict[str, Curvature]:
     names = [name for found in prepared.layers.values() for name in found] if weights is None else weights
     return measure_curvature(
@@ -45,6 +50,12 @@ def jacobian(model: nn.Module, name: str, sample: Tensor) -> Tensor:
     return found.flatten(2)
 
 
+def likeness(block: Tensor, exact: Tensor) -> float:
+    """The cosine between two second moments, both without what is a multiple of the identity: blocks are shrunk."""
+    ours, theirs = ((each - each.diagonal().mean() * torch.eye(len(each))).flatten() for each in (block, exact))
+    return float(F.cosine_similarity(ours, theirs, dim=0))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_of_a_linear_model_it_is_exact_in_each_channel(seed: int) -> None:
     """A channel's weights move one score, each by its input, whatever the sign."""
@@ -54,12 +65,9 @@ def test_of_a_linear_model_it_is_exact_in_each_channel(seed: int) -> None:
     expected = torch.full((5,), float(x.square().sum()))
     ratio = found.channels / expected
     assert float(ratio.max() / ratio.min()) == pytest.approx(1, rel=1e-5)
-    second = found.blocks[0]
     moment = torch.einsum("ni,nj->ij", x, x)
-    for block in second:
-        torch.testing.assert_close(
-            block / block.diagonal().sum(), moment / moment.diagonal().sum(), rtol=1e-3, atol=1e-5
-        )
+    for block in found.blocks[0]:
+        assert likeness(block, moment) == pytest.approx(1, abs=1e-4)
 
 
 def test_channels_are_the_norms_of_the_jacobian_within_sampling_error() -> None:
@@ -75,26 +83,22 @@ def test_channels_are_the_norms_of_the_jacobian_within_sampling_error() -> None:
 
 def test_blocks_are_the_second_moments_of_the_jacobian_within_sampling_error() -> None:
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(40, 6, bias=False), nn.Tanh(), nn.Linear(6, 4)), samples(300, 40)
-    x[:, 1] = x[:, 0] + 0.1 * x[:, 1]
+    model, x = nn.Sequential(nn.Linear(40, 6, bias=False), nn.Tanh(), nn.Linear(6, 4)), correlated(300)
     found = curvature_of(calibrated(model, x))["0.weight"]
     assert [block.shape for block in found.blocks] == [(1, 40, 40)]
     exact = sum(torch.einsum("src,srd->cd", each, each) for each in (jacobian(model, "0.weight", row) for row in x))
     assert isinstance(exact, Tensor)
     block = found.blocks[0][0]
-    ours, theirs = block / block.diagonal().mean(), exact / exact.diagonal().mean()
-    assert float((ours - theirs).norm() / theirs.norm()) < 0.3
-    assert float(ours[0, 1] / (ours[0, 0] * ours[1, 1]).sqrt()) > 0.9
+    assert likeness(block, exact) > 0.8
 
 
 def test_many_rows_are_mixed_and_the_moment_stays() -> None:
     torch.manual_seed(0)
-    x = samples(100, 40)
+    x = correlated(100)
     wide = nn.Sequential(nn.Linear(40, 200))
     block = curvature_of(calibrated(wide, x))["0.weight"].blocks[0][0]
     moment = torch.einsum("ni,nj->ij", x, x)
-    ours, theirs = block / block.diagonal().mean(), moment / moment.diagonal().mean()
-    assert float((ours - theirs).norm() / theirs.norm()) < 0.2
+    assert likeness(block, moment) > 0.9
 
 
 def test_long_rows_are_taken_in_pieces() -> None:
@@ -173,7 +177,7 @@ def test_weights_of_every_kind_of_layer_have_a_curvature(name: str) -> None:
         assert curvature.channels.shape == (len(parameter),)
         assert sum(block.shape[-1] for block in curvature.blocks) == columns
         total = sum(float(block.diagonal(dim1=1, dim2=2).sum()) for block in curvature.blocks)
-        assert total == pytest.approx(float(curvature.channels.sum()), rel=1e-4)
+        assert total * len(x) == pytest.approx(float(curvature.channels.sum()), rel=1e-4)
     assert all(torch.equal(before[key], value) for key, value in prepared.graph.state_dict().items())
 
 
