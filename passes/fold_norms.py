@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from qpart_fx.meta import info, tensors_in
 from qpart_fx.pass_manager import Pass, PassResult
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -27,6 +28,7 @@ class FoldNorms(Pass):
 
     def run(self, graph_module: GraphModule) -> PassResult:
         modules = dict(graph_module.named_modules(remove_duplicate=False))
+        read = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
         calls = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
         modified = False
         for node in list(graph_module.graph.nodes):
@@ -34,6 +36,8 @@ class FoldNorms(Pass):
             if pair is None or calls.count(str(pair[0].target)) != 1 or calls.count(str(node.target)) != 1:
                 continue
             before, layer, norm = pair
+            if any(f"{before.target}.{name}" in read for name in ("weight", "bias")):
+                continue  # who reads the weight means the one before folding
             _fold(layer, norm)
             node.replace_all_uses_with(before)
             graph_module.graph.erase_node(node)
@@ -56,9 +60,14 @@ def _layer_before(node: Node, modules: dict[str, nn.Module]) -> tuple[Node, _Lay
     layer = modules[str(before.target)]
     if not isinstance(layer, _Layer) or _shared(layer, modules):
         return None
-    if isinstance(layer, nn.Linear) and not isinstance(norm, nn.BatchNorm1d):
+    if isinstance(layer, nn.Linear) and not _flat(before):
         return None
     return before, layer, norm
+
+
+def _flat(node: Node) -> bool:
+    """Whether the node is known to make (samples, channels): of more dimensions, a norm's channels are the second."""
+    return [len(tensor.shape) for tensor in tensors_in(info(node).output)] == [2]
 
 
 def _shared(layer: nn.Module, modules: dict[str, nn.Module]) -> bool:

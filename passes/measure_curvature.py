@@ -122,7 +122,7 @@ class _Sums:
 
 
 def _shrunk(block: Tensor, squares: Tensor, samples: int) -> Tensor:
-    """The mean of what ``samples`` added to ``block``, shape (matrices, columns, columns), drawn to the identity's like.
+    """The mean of what ``samples`` added to ``block``, shape (matrices, columns, columns), drawn to the identity.
 
     Args:
         squares: of the norms of what each sample added, summed; shape (matrices,).

@@ -84,16 +84,18 @@ def noise_tables(
     ranges: Mapping[str, Range],
     white: DropCurve | None,
     rounding: Rounding,
+    runs_over: int,
     seed: int,
     progress: Progress,
 ) -> NoiseTables:
     """Predict, measure, and put both together.
 
     Args:
-        layers: node -> the names of its weights. first: the cut before all of them. ranges: of the values that may
+        layers: node -> the names of its weights. runs_over: samples that the cost is counted in runs over, as many as
+            ``batches`` hold or more. first: the cut before all of them. ranges: of the values that may
             cross. white: what white noise costs, if that is known. seed: of the random signs of the probes.
     """
-    total = sum(batch.size for batch in batches)
+    total = runs_over
     unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
     ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     sensitivity = measure_sensitivity(
