@@ -41,6 +41,8 @@ def head_bits(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[float, ...]:
     def rest(cut: Cut) -> int:
         inside = set(cut.device_nodes)
         found = [part for name, part in parts.items() if name in inside]
+        if not cut.device_macs and not any(part.tensors for part in found):
+            return 0
         found += [_rounds(name) for name in cut.crossing]
         record = {
             "name": graph._get_name(),
@@ -51,7 +53,7 @@ def head_bits(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[float, ...]:
         framing = container.encode("head", {"graph": {"graph": record, "tensors": table}}, b"")
         return len(framing) + sum(part.data for part in found)
 
-    return tuple(8.0 * rest(cut) if cut.device_macs else 0.0 for cut in cuts)
+    return tuple(8.0 * rest(cut) for cut in cuts)
 
 
 class _Part(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tracemalloc
 
@@ -240,3 +241,19 @@ def test_numbers_beyond_what_the_caller_allows_are_refused() -> None:
     assert decode(coded, 1, 2, 100).tolist() == [[100, -3]]
     with pytest.raises(ArtifactError, match="claim"):
         decode(coded, 1, 2, 99)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("shape", ["normal", "laplace"])
+def test_coded_weights_are_near_the_shannon_bound(shape: str, bits: int) -> None:
+    """A uniform step and an ideal coder are 0.254 bit a weight above it: log2(2 pi e / 12) / 2."""
+    random = np.random.default_rng(0)
+    values = getattr(random, shape)(0.0, 1.0, (64, 4096))
+    entropy = math.log2(2 * math.pi * math.e) / 2 if shape == "normal" else math.log2(2 * math.e)
+    step = 2.0 ** (entropy - bits)
+    numbers = np.round(values / step).astype(np.int32)
+    noise = float(np.square(numbers * step - values).mean())
+    bound = entropy - math.log2(2 * math.pi * math.e * noise) / 2
+    rate = 8 * len(encode(numbers)) / numbers.size
+    assert rate > 2.9
+    assert rate - bound < 0.3  # at few bits the bound for Laplacian weights is not reached by any coder
