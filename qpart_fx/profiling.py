@@ -141,7 +141,7 @@ def profile_graph(
     )
 
 
-_CURVED = 256
+_CURVED = 1024
 """Samples that the curvature of weights is taken from, at most."""
 
 

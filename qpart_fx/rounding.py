@@ -22,7 +22,7 @@ from torch import Tensor
 from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
 
-_DAMPING = 0.1
+_DAMPING = 0.05
 """Added to the curvature's diagonal, as a share of its mean: it is of the float network, and errors elsewhere change
 it."""
 
