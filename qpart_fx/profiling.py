@@ -34,6 +34,9 @@ from .scores import ClassScores, Scorer
 REFERENCE_DROP = 0.1
 """Delta_acc of eq. 22: the drop at which layers are compared. Large enough to be measured on a hundred samples."""
 
+_CURVED = 1024
+"""Samples that the curvature of weights is taken from, at most."""
+
 Progress = Callable[[Sequence[Batch], str], Iterable[Batch]]
 
 
@@ -139,10 +142,6 @@ def profile_graph(
     return replace(
         found, head_bits=head_bits(graph, found.closed_cuts) if compensated else (0.0,) * len(found.closed_cuts)
     )
-
-
-_CURVED = 1024
-"""Samples that the curvature of weights is taken from, at most."""
 
 
 def _apart(samples: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
