@@ -91,15 +91,14 @@ def noise_tables(
     """Predict, measure, and put both together.
 
     Args:
-        layers: node -> the names of its weights. runs_over: samples that the cost is counted in runs over, as many as
-            ``batches`` hold or more. first: the cut before all of them. ranges: of the values that may
-            cross. white: what white noise costs, if that is known. seed: of the random signs of the probes.
+        layers: node -> the names of its weights. first: the cut before all of them. ranges: of the values that may
+            cross. white: what white noise would cost, if that is known. runs_over: samples of one run, in which the
+            cost is counted: as many as ``batches`` hold, or more. seed: of the random signs of the probes.
     """
-    total = runs_over
     unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
     ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     sensitivity = measure_sensitivity(
-        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * total)), CHUNK), scorer,
+        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * runs_over)), CHUNK), scorer,
         layers=layers, ranges=ranges, seed=seed, rounding=rounding,
         progress=lambda items: progress(items, "sensitivity"),
     )  # fmt: skip
@@ -116,7 +115,7 @@ def noise_tables(
     )
 
     def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
-        return max(_LEAST_MEASURED, int(runs * total / (max(1, disturbed) * len(widths) / 2)))
+        return max(_LEAST_MEASURED, int(runs * runs_over / (max(1, disturbed) * len(widths) / 2)))
 
     many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), CHUNK)
     of_layers, _ = measure(

@@ -172,10 +172,8 @@ def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) 
     wanted = weight[None].repeat(len(steps), 1, 1)
     codes = torch.empty_like(wanted)
     diagonal = factor.diagonal(dim1=1, dim2=2)
-    # How much less a column's errors matter than those of others (1 / diagonal**2 is what is left of them).
-    excess = (diagonal.square() / diagonal.square().reciprocal().mean(dim=1, keepdim=True).reciprocal() - 1).clamp_min(
-        0
-    )
+    left = 1 / diagonal.square()  # of each column's errors, as above
+    excess = (left.mean(dim=1, keepdim=True) / left - 1).clamp_min(0)  # how much less than others' they matter
     drawn = _drawn_to_zero(weight, steps)
     for start in range(0, weight.shape[1], _BLOCK):
         end = min(start + _BLOCK, weight.shape[1])
