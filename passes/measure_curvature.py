@@ -90,12 +90,25 @@ class _Sums:
         self._blocks = [
             torch.zeros(self._rows if self._alone else 1, size, size, device=weight.device) for size in sizes
         ]
+        self._between = [torch.zeros(0, 0)] if self._alone else [
+            torch.zeros(min(_MOST_COLUMNS, self._rows - start), min(_MOST_COLUMNS, self._rows - start), device=weight.device)
+            for start in range(0, self._rows, _MOST_COLUMNS)]
+        self._between_squares = [0.0 for _ in self._between]
         self._squares = [torch.zeros(len(block), device=weight.device) for block in self._blocks]
         """Of each sample's part in a block, the squared norm, added up."""
 
     def add(self, gradient: Tensor, generator: torch.Generator) -> None:
         rows = gradient.detach().float().reshape(self._rows, self._columns)
         self._channels += rows.square().sum(dim=1)
+        if not self._alone:
+            mixed = rows @ _signs((self._columns, _MIXTURES), generator).to(rows) / _MIXTURES**0.5 if self._columns > _MIXTURES else rows
+            start = 0
+            for place, block in enumerate(self._between):
+                part = mixed[start : start + len(block)]
+                start += len(block)
+                h = part @ part.T
+                block += h
+                self._between_squares[place] += float(h.square().sum())
         if not self._alone and self._rows > _MIXTURES:
             rows = _signs((_MIXTURES, self._rows), generator).to(rows) @ rows
         start = 0
@@ -118,7 +131,17 @@ class _Sums:
     @property
     def curvature(self) -> Curvature:
         pairs = zip(self._blocks, self._squares, strict=True)
-        return Curvature(self._channels, tuple(_shrunk(block, squares, self._samples) for block, squares in pairs))
+        rows = () if self._alone else tuple(_shrunk_rows(b, s, self._samples) for b, s in zip(self._between, self._between_squares))
+        return Curvature(self._channels, tuple(_shrunk(block, squares, self._samples) for block, squares in pairs), rows)
+
+
+def _shrunk_rows(block, squares, samples):
+    mean = block / max(samples, 1)
+    centre = torch.diag(mean.diagonal())
+    unsure = max(squares / max(samples, 1) - float(mean.square().sum()), 0) / max(samples - 1, 1)
+    apart = float((mean - centre).square().sum())
+    share = min(unsure / apart, 1.0) if apart > 0 else 1.0
+    return (1 - share) * mean + share * centre
 
 
 def _shrunk(block: Tensor, squares: Tensor, samples: int) -> Tensor:

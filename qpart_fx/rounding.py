@@ -32,6 +32,9 @@ _BLOCK = 64
 _NOTHING = 2.5
 """A step of so many times a channel's largest weight makes all of it zero; larger ones would say the same."""
 
+_GROUPS = int(__import__("os").environ.get("QG","16"))
+"""Into so many groups rows are taken apart; those of a group do not make up for each other."""
+
 _COMPENSATED = 10
 """Up to this width errors are made up for; beyond, they are too small to matter."""
 
@@ -70,7 +73,8 @@ class Curvature:
     """
 
     channels: Tensor
-    blocks: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,29 +114,87 @@ class CompensatedRounding:
 
 def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
     """Exponents and codes of one weight, shape (rows, n)."""
-    factors = [_factor(block) for block in curvature.blocks]
+    columns = [_factor(_level(block)) for block in curvature.columns]
+    rows = _RowFactor.of(curvature, len(weight))
     # What is left of each weight's error once those after it have made up for it, as a share of the whole.
-    left = torch.cat([1 / factor.diagonal(dim1=1, dim2=2).square() for factor in factors], dim=1).mean(dim=1)
-    exponents = _exponents(weight, curvature.channels.float().cpu() * left)
+    of_columns = torch.cat([1 / factor.diagonal(dim1=1, dim2=2).square() for factor in columns], dim=1).mean(dim=1)
+    exponents = _exponents(weight, curvature.channels.float().cpu() * of_columns * rows.left)
     widths = [bits for bits in WIDTHS if bits <= _COMPENSATED]
     steps = ChannelQuantizer.steps_of(exponents[: len(widths)])  # (widths, rows)
     most = torch.tensor([2.0 ** (bits - 1) - 1 for bits in widths])[:, None]
-    codes, start = [], 0
-    for factor in factors:
-        columns = weight[:, start : start + factor.shape[-1]]
-        codes.append(_round_columns(columns, steps, most, factor))
-        start += factor.shape[-1]
-    return exponents, torch.cat(codes, dim=2).to(torch.int16)
+    wanted = weight[None].repeat(len(steps), 1, 1)
+    codes = torch.empty(wanted.shape, dtype=torch.int16)
+    for group in rows.groups:
+        start = 0
+        for factor in columns:
+            of_group = factor[group] if len(factor) > 1 else factor
+            run = slice(start, start + factor.shape[-1])
+            codes[:, group, run] = _round_columns(wanted[:, group, run], steps[:, group], most, of_group).short()
+            start = run.stop
+        rows.make_up(wanted, codes, steps, group)
+    return exponents, codes
 
 
-def _factor(block: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of a damped curvature of mean diagonal 1, float32."""
+@dataclass(frozen=True)
+class _RowFactor:
+    """How rows make up for the errors of those before them, group by group.
+
+    ``left``: what remains of each row's error, as a share. ``factors``: for each run of rows the first row and the
+    upper Cholesky factor of the inverse of the curvature between them.
+    """
+
+    left: Tensor
+    groups: list[slice]
+    factors: list[tuple[int, Tensor]]
+
+    @classmethod
+    def of(cls, curvature: Curvature, rows: int) -> _RowFactor:
+        if not curvature.rows:
+            return cls(torch.ones(rows), [slice(0, rows)], [])
+        left, groups, factors, first = [], [], [], 0
+        for block in curvature.rows:
+            count = len(block)
+            factor = _factor((_correlation(block) + _correlation(block).diagonal().diag()) [None] / 2)[0]
+            factors.append((first, factor))
+            size = -(-count // _GROUPS)
+            for start in range(0, count, size):
+                group = slice(start, min(start + size, count))
+                groups.append(slice(first + group.start, first + group.stop))
+                inverse = torch.linalg.inv(factor[group, group].double())
+                left.append((inverse @ inverse.T).diagonal().float())
+            first += count
+        return cls(torch.cat(left), groups, factors)
+
+    def make_up(self, wanted: Tensor, codes: Tensor, steps: Tensor, group: slice) -> None:
+        """Take the errors of a group of rows off those after it, in ``wanted``, shape (widths, rows, columns)."""
+        for first, factor in self.factors:
+            last = first + len(factor)
+            if first <= group.start < last and group.stop < last:
+                inside, after = slice(group.start - first, group.stop - first), slice(group.stop - first, None)
+                shares = torch.linalg.solve_triangular(factor[inside, inside], factor[inside, after], upper=True)
+                error = wanted[:, group] - codes[:, group] * steps[:, group, None]
+                wanted[:, group.stop : last] -= shares.T @ error
+
+
+def _level(block: Tensor) -> Tensor:
+    """Curvatures of mean diagonal 1, shape (matrices, columns, columns)."""
     curvature = block.double().cpu()
     mean = curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-    size = curvature.shape[-1]
-    curvature = torch.where(mean > 0, curvature / mean.clamp_min(1e-300), 0.0)
-    curvature = (curvature + _DAMPING * torch.eye(size, dtype=torch.float64)) / (1 + _DAMPING)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+    return torch.where(mean > 0, curvature / mean.clamp_min(1e-300), 0.0)
+
+
+def _correlation(block: Tensor) -> Tensor:
+    """A curvature between rows as if all mattered alike: how much they do is the steps' concern."""
+    curvature = block.double().cpu()
+    scale = curvature.diagonal().clamp_min(1e-300).rsqrt()
+    scale = torch.where(curvature.diagonal() > 0, scale, 0.0)
+    return curvature * scale * scale[:, None]
+
+
+def _factor(curvature: Tensor) -> Tensor:
+    """The upper Cholesky factors of the inverses of damped curvatures of mean diagonal 1, float32."""
+    curvature = curvature + _DAMPING * torch.eye(curvature.shape[-1], dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature / (1 + _DAMPING)))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.float()
 
@@ -158,7 +220,7 @@ def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
     A magnitude of k takes -k log2(t) bits by a Laplace model p(k) ~ t**|k|. Where noise costs 6 dB a bit, the k that is
     best for both is the nearest to a magnitude lowered by that slope. Shape (widths, rows).
     """
-    mean = (weight.abs().mean(dim=1) / steps).clamp(1e-3, 1e3)
+    mean = (weight.abs().mean(dim=2) / steps).clamp(1e-3, 1e3)
     slope = -((mean.square() + 1).sqrt() - 1).div(mean).log2()
     return math.log(2) / 12 * slope
 
@@ -169,14 +231,14 @@ def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) 
     Args:
         factor: (1 or rows, columns, columns).
     """
-    wanted = weight[None].repeat(len(steps), 1, 1)
+    wanted = weight.clone()
     codes = torch.empty_like(wanted)
     diagonal = factor.diagonal(dim1=1, dim2=2)
     left = 1 / diagonal.square()  # of each column's errors, as above
     excess = (left.mean(dim=1, keepdim=True) / left - 1).clamp_min(0)  # how much less than others' they matter
     drawn = _drawn_to_zero(weight, steps)
-    for start in range(0, weight.shape[1], _BLOCK):
-        end = min(start + _BLOCK, weight.shape[1])
+    for start in range(0, weight.shape[2], _BLOCK):
+        end = min(start + _BLOCK, weight.shape[2])
         errors = torch.empty(*wanted.shape[:2], end - start)
         for column in range(start, end):
             value = wanted[:, :, column]
@@ -187,7 +249,7 @@ def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) 
             error = (value - code * steps) / diagonal[:, column]
             errors[:, :, column - start] = error
             wanted[:, :, column + 1 : end] -= error[:, :, None] * factor[:, column, column + 1 : end]
-        if end < weight.shape[1]:
+        if end < weight.shape[2]:
             beyond = factor[:, start:end, end:]
             if len(factor) == 1:
                 wanted[:, :, end:] -= errors @ beyond[0]
