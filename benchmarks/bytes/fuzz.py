@@ -27,9 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 import qpart_fx as qpart
@@ -151,23 +149,24 @@ def lying(subject: Subject, random: Random) -> bytes:
     if subject.kind == "activation":
         content = damaged(subject.content[:-4], random)
         return content + struct.pack("<I", zlib.crc32(content))
-    parts = {name: part.tobytes() for name, part in load(subject.content).items()}
-    way = random.randrange(8)
+    _, manifest, block = container.decode(subject.content, subject.kind)
+    packed, data = container.deflate(container.text_of(manifest)), bytes(block)
+    way = random.randrange(9)
     if way < 3:
-        parts["data"] = damaged(parts["data"], random, same_length=way > 0)
+        data = damaged(data, random, same_length=way > 0)
     elif way == 3:
-        parts["manifest"] = damaged(parts["manifest"], random)
+        packed = damaged(packed, random)
     elif way == 4:
-        parts["manifest"] = zlib.compress(damaged(zlib.decompress(parts["manifest"]), random), 1)
-    else:
-        manifest = json.loads(zlib.decompress(parts["manifest"]))
+        packed = container.deflate(damaged(container.text_of(manifest), random))
+    elif way < 8:
         for _ in range(random.randint(1, 2)):
             _lie(manifest, random)
-        parts["manifest"] = zlib.compress(json.dumps(manifest).encode(), 1)
+        packed = container.deflate(json.dumps(manifest).encode())
         if way == 7:
-            parts["data"] = damaged(parts["data"], random)
-    parts["sha256"] = hashlib.sha256(parts["manifest"] + parts["data"]).digest()
-    return save({name: np.frombuffer(part, dtype=np.uint8) for name, part in parts.items()})
+            data = damaged(data, random)
+    header = subject.content[:6] + struct.pack("<IQ", len(packed), len(data))
+    content = (damaged(header, random) if way == 8 else header) + packed + data
+    return content + hashlib.sha256(content).digest()
 
 
 def _lie(manifest: dict[str, Any], random: Random) -> None:
