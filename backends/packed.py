@@ -11,18 +11,21 @@ from qpart_fx.container import read_checked
 from qpart_fx.errors import ArtifactError
 from qpart_fx.graph_json import graph_from_record, graph_to_record, tensors_of
 from qpart_fx.plan import Plan
+from qpart_fx.plan_summary import PlanSummary
 from qpart_fx.quantized import set_weight_quantizers, weight_quantizers
 from qpart_fx.tensor_table import read_tensors, write_tensors
 
 
-def pack_head(head: GraphModule) -> bytes:
-    """The file that a device downloads: the graph, the weights at their bits, biases and norms as they are.
+def pack_head(head: GraphModule, plan: Plan | None = None) -> bytes:
+    """The file that a device downloads: the graph, the weights at their bits, biases and norms as they are, and what
+    the device needs to know of the plan. :mod:`qpart_fx.head_file` reads it without torch.
 
     Raises:
         ArtifactError: the head calls something that no file can hold.
     """
     record, data = write_graph(head)
-    return container.encode("head", {"graph": record}, data)
+    about = {} if plan is None else {"plan": PlanSummary.of(plan).to_record()}
+    return container.encode("head", {"graph": record, **about}, data)
 
 
 def pack_tail(tail: GraphModule) -> bytes:

@@ -89,10 +89,11 @@ class SplitModel(nn.Module):
                 module.training = training
 
     def packed_head(self) -> bytes:
-        """The one file that the device downloads: the head with its weights packed at their bits."""
+        """The one file that the device downloads: the head with its weights packed at their bits, and what proves its
+        plan. :func:`qpart_fx.head_file.read_head` reads it without torch."""
         from .backends.packed import pack_head
 
-        return pack_head(self.head)
+        return pack_head(self.head, self.plan)
 
     def pack_activation(self, payload: tuple[Any, ...]) -> bytes:
         """What crosses the wire for one call of the head, each tensor packed at its bits."""

@@ -108,7 +108,7 @@ def _files(profile: qpart.Profile, middle: qpart.SplitModel, whole: qpart.SplitM
 
     payload = middle.head(inputs[:2])
     return [
-        Subject("head", whole.packed_head(), unpack_side, pack_head),
+        Subject("head", pack_head(whole.head), unpack_side, pack_head),
         Subject("split", pack_split(middle.head, middle.tail, middle.plan), read_split, lambda each: pack_split(*each)),
         Subject("profile", _saved(profile), read_profile, _saved),
         Subject("activation", middle.pack_activation(payload), middle.unpack_activation, middle.pack_activation),
