@@ -95,6 +95,17 @@ class SplitModel(nn.Module):
 
         return pack_head(self.head, self.plan)
 
+    def packed_update(self, held: bytes) -> bytes:
+        """What a device that holds the head's file ``held``, of the same model under another plan, downloads in place
+        of :meth:`packed_head`, and :func:`qpart_fx.head_update.apply_update` turns into it; never more than that.
+
+        Raises:
+            ArtifactError: ``held`` is damaged, or no head's file.
+        """
+        from .head_update import make_update
+
+        return make_update(held, self.packed_head())
+
     def pack_activation(self, payload: tuple[Any, ...]) -> bytes:
         """What crosses the wire for one call of the head, each tensor packed at its bits."""
         from .backends.activation import pack_payload
