@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import RequestError
 from .held_head import held_by
 from .noise import WIDTHS
 from .pattern_table import PatternTable, Work, work_of
@@ -202,11 +203,22 @@ class ExactPlanner:
         return self._plan(request, table, pattern, prices, bound), choice
 
     def _held(self, plan: Plan) -> Held:
-        """What a device that holds the head of ``plan`` need not download; made once, since many may hold the same."""
+        """What a device that holds the head of ``plan`` need not download; made once, since many may hold the same.
+
+        Raises:
+            RequestError: it is a plan for another model.
+        """
+        profile = self.profile
+        same_layers = [layer.name for layer in plan.layers] == [layer.name for layer in profile.layers]
+        if plan.model != profile.model or plan.weights_hash not in (None, profile.weights_hash) or not same_layers:
+            raise RequestError(
+                f"Request.device_holds: the plan is for a {plan.model} of other weights than those of the "
+                f"{profile.model} profiled; a head of another model cannot be updated: leave it out"
+            )
         key = plan.device_nodes, plan.layers
         if key not in self._helds:
             known = [of_layer.get(layer.bits) for of_layer, layer in zip(self._planned, plan.layers, strict=True)]
-            self._helds[key] = held_by(self.network, self.profile.closed_cuts, known, plan)
+            self._helds[key] = held_by(self.network, profile.closed_cuts, known, plan)
         return self._helds[key]
 
     def _lower_bound(self, request: Request, table: PatternTable, cheapest: Prices[float]) -> float | None:

@@ -43,7 +43,7 @@ def held_by(network: Network, cuts: Sequence[Cut], known: Sequence[PlannedLayer 
 
 
 def _inside_both(head_bits: Sequence[float], cuts: Sequence[Cut], held: Sequence[str]) -> list[float]:
-    """For each cut, the bits beside the weights at the largest known cut whose nodes are in its head and in ``held``."""
+    """For each cut, the bits beside the weights at the largest known cut with no nodes but those of both heads."""
     every = dict.fromkeys((*held, *(name for cut in cuts for name in cut.device_nodes)))
     places = {name: place for place, name in enumerate(every)}
 

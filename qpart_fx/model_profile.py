@@ -279,8 +279,8 @@ class Profile:
 
     def _best(self, request: Request, cut: str | Sequence[str] | None, method: str, drop: float | None = None) -> Plan:
         planner = self._planner(method)
-        if request.device_holds is not None:
-            self._require_updatable(request.device_holds, method)
+        if request.device_holds is not None and method == "paper":
+            raise RequestError('Request.device_holds: method="paper" prices whole heads only; leave one of them out')
         place = None if cut is None else _place_of(cut, self._cuts(method))
         if cut == "output":
             self._require_device_runs_all()
@@ -288,16 +288,6 @@ class Profile:
         if choice.limit is not None:
             raise InfeasibleError(why_infeasible(choice, plan, request), limit=choice.limit, nearest=plan)
         return plan
-
-    def _require_updatable(self, held: Plan, method: str) -> None:
-        if method == "paper":
-            raise RequestError('Request.device_holds: method="paper" prices whole heads only; leave one of them out')
-        same_layers = [layer.name for layer in held.layers] == [layer.name for layer in self.layers]
-        if held.model != self.model or held.weights_hash not in (None, self.weights_hash) or not same_layers:
-            raise RequestError(
-                f"Request.device_holds: the plan is for a {held.model} of other weights than those of the {self.model} "
-                "profiled; a head of another model cannot be updated: leave it out"
-            )
 
     def _require_device_runs_all(self) -> None:
         from .meta import info

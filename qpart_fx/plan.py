@@ -80,10 +80,10 @@ class Plan:
     the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
     holds, and ``download_bytes`` are those of the update at most: layers held at their width cost nothing, others all
     of their codes, though the differences of codes may take fewer. ``device_memory_bytes``: the head's file and the
-    peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none. Accuracies are
-    fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability 1 - ``confidence``
-    at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop is one of accuracy
-    or of agreement with the float model.
+    peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none. Accuracies
+    are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
+    1 - ``confidence`` at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop
+    is one of accuracy or of agreement with the float model.
     ``drop_upper_bound`` holds for the plans tried for one request. ``table_drop_upper_bound``, which is higher, holds
     for every plan of a profile at once: with that probability at most, measured on the same samples, any plan at all
     has a true drop above its own. It is close where the profile stores the plan's widths, for devices of any width,
