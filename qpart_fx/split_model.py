@@ -106,11 +106,12 @@ class SplitModel(nn.Module):
 
         return make_update(held, self.packed_head())
 
-    def pack_activation(self, payload: tuple[Any, ...]) -> bytes:
-        """What crosses the wire for one call of the head, each tensor packed at its bits."""
+    def pack_activation(self, payload: tuple[Any, ...], uplink_bps: float | None = None) -> bytes:
+        """What crosses the wire for one call of the head, each tensor packed at its bits; or entropy-coded, where that
+        saves more time on a link of ``uplink_bps`` bits a second than it takes."""
         from .backends.activation import pack_payload
 
-        return pack_payload(self.head, payload)
+        return pack_payload(self.head, payload, uplink_bps)
 
     def unpack_activation(self, data: bytes) -> tuple[Any, ...]:
         """The payload that :meth:`pack_activation` packed, equal to the last bit.

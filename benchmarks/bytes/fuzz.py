@@ -2,10 +2,10 @@
 
     python -m benchmarks.bytes.fuzz [--files 100000] [--seed 0]
 
-Heads, splits, profiles and activations of a few small networks are changed in one to three places: bits flipped, bytes
-cut, inserted, swapped. So are what lies behind their hash (the data, the text of the manifest, single numbers of it),
-with a hash that agrees. Damage that the hash covers must be refused or make no difference; a file that lies under a
-good hash may also load as another one. The exit status is 1 if any file broke these rules.
+Heads, updates of heads, splits, profiles and activations of a few small networks are changed in one to three places:
+bits flipped, bytes cut, inserted, swapped. So are what lies behind their hash (the data, the text of the manifest,
+single numbers of it), with a hash that agrees. Damage that the hash covers must be refused or make no difference; a
+file that lies under a good hash may also load as another one. The exit status is 1 if any file broke these rules.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +34,8 @@ from torch import Tensor, nn
 import qpart_fx as qpart
 from qpart_fx import container
 from qpart_fx.backends.packed import pack_head, pack_split, unpack_side, unpack_split
+from qpart_fx.head_file import read_head
+from qpart_fx.head_update import apply_update, make_update
 from qpart_fx.profile_file import unpack_profile
 
 _SLOW = 5.0
@@ -102,16 +105,27 @@ def _files(profile: qpart.Profile, middle: qpart.SplitModel, whole: qpart.SplitM
         _, manifest, data = container.decode(content, "split")
         return unpack_split(manifest, data)
 
+    def without_torch(content: bytes) -> bytes:
+        for tensor in read_head(content).tensors.values():
+            _ = tensor.values
+        return content
+
+    def coded(payload: tuple[Any, ...]) -> bytes:
+        return middle.pack_activation(payload, uplink_bps=1.0)
+
     def read_profile(content: bytes) -> qpart.Profile:
         _, manifest, data = container.decode(content, "profile")
         return unpack_profile(manifest, data)
 
-    payload = middle.head(inputs[:2])
+    payload, held, whole_head = middle.head(inputs[:2]), middle.packed_head(), pack_head(whole.head)
     return [
-        Subject("head", pack_head(whole.head), unpack_side, pack_head),
+        Subject("head", whole_head, unpack_side, pack_head),
+        Subject("head", whole.packed_head(), without_torch, bytes),
+        Subject("update", make_update(held, whole_head), partial(apply_update, held), partial(make_update, held)),
         Subject("split", pack_split(middle.head, middle.tail, middle.plan), read_split, lambda each: pack_split(*each)),
         Subject("profile", _saved(profile), read_profile, _saved),
         Subject("activation", middle.pack_activation(payload), middle.unpack_activation, middle.pack_activation),
+        Subject("activation", coded(payload), middle.unpack_activation, coded),
     ]
 
 
@@ -149,7 +163,7 @@ def lying(subject: Subject, random: Random) -> bytes:
     if subject.kind == "activation":
         content = damaged(subject.content[:-4], random)
         return content + struct.pack("<I", zlib.crc32(content))
-    _, manifest, block = container.decode(subject.content, subject.kind)
+    _, manifest, block = container.decode(subject.content, "head", "update", "split", "profile")
     packed, data = container.deflate(container.text_of(manifest)), bytes(block)
     way = random.randrange(9)
     if way < 3:
