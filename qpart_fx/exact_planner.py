@@ -218,7 +218,7 @@ class ExactPlanner:
         key = plan.device_nodes, plan.layers
         if key not in self._helds:
             known = [of_layer.get(layer.bits) for of_layer, layer in zip(self._planned, plan.layers, strict=True)]
-            self._helds[key] = held_by(self.network, profile.closed_cuts, known, plan)
+            self._helds[key] = held_by(self.network, profile.closed_cuts, known, plan, profile.update_bits)
         return self._helds[key]
 
     def _lower_bound(self, request: Request, table: PatternTable, cheapest: Prices[float]) -> float | None:

@@ -115,14 +115,19 @@ def _least(row: Row, piece: memoryview, before: _File) -> tuple[Any, bytes]:
         return _HELD, b""
     if not ("steps" in row and "steps" in old and row["shape"] == old["shape"]):
         return _ANEW, bytes(piece)
-    new, known = _channels(row, piece), _channels(old, held)
-    change = new.exponents.astype(np.int32) - known.exponents
-    median = int(np.median(change))
-    steps = entropy_coding.encode((change - median)[None]) if (change != median).any() else b""
-    codes = entropy_coding.encode(_rows(new.codes - _scaled(known, new.exponents, row["bits"])))
+    median, steps, codes = code_difference(_channels(old, held), _channels(row, piece))
     if len(steps) + len(codes) >= len(piece):
         return _ANEW, bytes(piece)
     return [median, len(steps), len(codes)], steps + codes
+
+
+def code_difference(known: ChannelTensor, new: ChannelTensor) -> tuple[int, bytes, bytes]:
+    """What makes a tensor of a known one of its shape: the median of the differences of the exponents, these without
+    it, coded, and the difference of the codes, coded; nothing of the exponents if all differ alike."""
+    change = new.exponents.astype(np.int32) - known.exponents
+    median = int(np.median(change)) if change.size else 0
+    steps = entropy_coding.encode((change - median)[None]) if (change != median).any() else b""
+    return median, steps, entropy_coding.encode(_rows(new.codes - _scaled(known, new.exponents, new.bits)))
 
 
 def _applied(before: _File, how: dict[str, Any], data: memoryview) -> bytes:

@@ -1,13 +1,13 @@
 """What a device that holds a head of an earlier plan need not download, in numbers, before any update is made.
 
-A layer at the width that it is held at costs nothing; at another, all of its coded bits: where the difference from the
-held codes takes fewer, an update is smaller than it was priced. What a file holds beside the weights (graph, biases,
+A layer at the width that it is held at costs nothing; at another, its codes or their difference from those held,
+whichever is less. What a file holds beside the weights (graph, biases,
 norms) is priced as what the new cut's has more than that of the largest known cut inside both heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,12 +23,19 @@ _ROW_BITS = 8.0 * 16
 """Of a layer that is held at another width, beside its codes: what the table says of it."""
 
 
-def held_by(network: Network, cuts: Sequence[Cut], known: Sequence[PlannedLayer | None], plan: Plan) -> Held:
+def held_by(
+    network: Network,
+    cuts: Sequence[Cut],
+    known: Sequence[PlannedLayer | None],
+    plan: Plan,
+    update_bits: Callable[[str, int], Sequence[float]],
+) -> Held:
     """What a device saves that holds the head of ``plan``.
 
     Args:
         known: each layer as it would stand in a plan of the profile at the width that ``plan`` gives it, None for one
             that is not in its head. One that differs was rounded otherwise, and is no use.
+        update_bits: of a layer by name that is held at a width, what its difference takes at each of ``WIDTHS``.
     """
     saved = np.zeros_like(network.weight_bits)
     framed = bool(network.head_bits.any())
@@ -36,8 +43,9 @@ def held_by(network: Network, cuts: Sequence[Cut], known: Sequence[PlannedLayer 
         if layer is not None and layer.bits is not None:
             saved[place] = -_ROW_BITS * framed
             if layer == of_plan:
-                column = layer.bits - WIDTHS[0]
-                saved[place, column] = network.weight_bits[place, column]
+                column, whole = layer.bits - WIDTHS[0], network.weight_bits[place]
+                saved[place] += np.maximum(whole - update_bits(layer.name, layer.bits), 0.0)
+                saved[place, column] = whole[column]
     beside = np.array(_inside_both(network.head_bits.tolist(), cuts, plan.device_nodes))
     return Held(saved, np.where(beside > 0, beside - _UPDATE_BITS, 0.0))
 

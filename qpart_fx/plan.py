@@ -78,10 +78,10 @@ class Plan:
     ``cut``: names of the crossing nodes. ``device_nodes``: every node on the device. ``activation_bits``: the width of
     each crossing value that is quantized. ``download_bytes``: of the head's file; with the paper's rounding or method,
     the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
-    holds, and ``download_bytes`` are those of the update at most: layers held at their width cost nothing, others all
-    of their codes, though the differences of codes may take fewer. ``device_memory_bytes``: the head's file and the
-    peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none. Accuracies
-    are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
+    holds, and ``download_bytes`` are those of the update: layers held at their width cost nothing, at another what the
+    difference of their codes takes, estimated from some channels of large ones. ``device_memory_bytes``: the head's
+    file and the peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none.
+    Accuracies are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
     1 - ``confidence`` at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop
     is one of accuracy or of agreement with the float model.
     ``drop_upper_bound`` holds for the plans tried for one request. ``table_drop_upper_bound``, which is higher, holds
