@@ -159,9 +159,7 @@ def _end(place: int, size: Any, data: memoryview) -> int:
     return place + size
 
 
-def _changed(
-    held: tuple[Row, memoryview], row: Row, median: Any, steps: memoryview, codes: memoryview
-) -> bytes | memoryview:
+def _changed(held: tuple[Row, memoryview], row: Row, median: Any, steps: memoryview, codes: memoryview) -> bytes:
     """The data of a tensor from the held one's, and the differences."""
     known = _channels(*held)
     if type(median) is not int or abs(median) > _MOST_EXPONENT_CHANGE or row["shape"] != list(known.shape):

@@ -1,8 +1,8 @@
 """What a device that holds a head of an earlier plan need not download, in numbers, before any update is made.
 
 A layer at the width that it is held at costs nothing; at another, its codes or their difference from those held,
-whichever is less. What a file holds beside the weights (graph, biases,
-norms) is priced as what the new cut's has more than that of the largest known cut inside both heads.
+whichever is less. What a file holds beside the weights (graph, biases, norms) is priced as what the new cut's has more
+than that of the largest known cut inside both heads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UPDATE_BITS = 8.0 * 230
 """Of any update: its framing, the hashes of both files, the plan's summary, how what now crosses is rounded."""
 
 _ROW_BITS = 8.0 * 16
-"""Of a layer that is held at another width, beside its codes: what the table says of it."""
+"""Of a layer that is held at another width, beside its codes: what the update says of it."""
 
 
 def held_by(
