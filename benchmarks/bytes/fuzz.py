@@ -185,6 +185,8 @@ def lying(subject: Subject, random: Random) -> bytes:
 
 def _lie(manifest: dict[str, Any], random: Random) -> None:
     """Change one thing of a manifest, most often in a table of tensors or codes."""
+    if not manifest:  # all of it was deleted before
+        return
     sides = [side for name in ("graph", "head", "tail") if isinstance(side := manifest.get(name), dict)]
     tables = [*(side.get("tensors") for side in sides), manifest.get("rounding")]
     tables = [table for table in tables if isinstance(table, list) and table]
