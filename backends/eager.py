@@ -20,7 +20,7 @@ class EagerBackend(Backend):
 
     def export(self, head: GraphModule, tail: GraphModule, plan: Plan | None, directory: Path) -> list[Path]:
         files = {
-            "head.qpart": pack_head(head),
+            "head.qpart": pack_head(head, plan),
             "tail.qpart": pack_tail(tail),
             "head.py.txt": head.code.strip().encode(),
             "tail.py.txt": tail.code.strip().encode(),

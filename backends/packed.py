@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.fx import GraphModule
 
 from qpart_fx import container
+from qpart_fx.container import read_checked
 from qpart_fx.errors import ArtifactError
 from qpart_fx.graph_json import graph_from_record, graph_to_record, tensors_of
 from qpart_fx.plan import Plan
+from qpart_fx.plan_summary import PlanSummary
 from qpart_fx.quantized import set_weight_quantizers, weight_quantizers
 from qpart_fx.tensor_table import read_tensors, write_tensors
 
-T = TypeVar("T")
 
-
-def pack_head(head: GraphModule) -> bytes:
-    """The file that a device downloads: the graph, the weights at their bits, biases and norms as they are.
+def pack_head(head: GraphModule, plan: Plan | None = None) -> bytes:
+    """The file that a device downloads: the graph, the weights at their bits, biases and norms as they are, and what
+    the device needs to know of the plan. :mod:`qpart_fx.head_file` reads it without torch.
 
     Raises:
         ArtifactError: the head calls something that no file can hold.
     """
     record, data = write_graph(head)
-    return container.encode("head", {"graph": record}, data)
+    about = {} if plan is None else {"plan": PlanSummary.of(plan).to_record()}
+    return container.encode("head", {"graph": record, **about}, data)
 
 
 def pack_tail(tail: GraphModule) -> bytes:
@@ -84,13 +85,3 @@ def _whole(graph_module: GraphModule, used: int, data: memoryview) -> GraphModul
     if used != len(data):
         raise ArtifactError(f"the file's tensors take {used:,} bytes, and it holds {len(data):,}")
     return graph_module
-
-
-def read_checked(read: Callable[[], T]) -> T:
-    """What ``read`` returns; a manifest that is not of the form it expects is an error of the file."""
-    try:
-        return read()
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"the file's manifest is malformed: {type(error).__name__}: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import RequestError
+from .held_head import held_by
 from .noise import WIDTHS
 from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
@@ -17,7 +21,7 @@ from .prices import Prices, download_price_per_bit, upload_price_per_bit
 from .request import Request
 from .solver.allocate import SLACK, PairAllocation, allocate_pairs
 from .solver.choice import Choice, limits_overstepped
-from .solver.patterns import Network, PatternMaker
+from .solver.patterns import Held, Network, PatternMaker
 from .solver.whole_graph import WholeGraph
 from .solver.width_speeds import solve
 
@@ -48,11 +52,14 @@ class _Pattern(NamedTuple):
 @dataclass(frozen=True)
 class ExactPlanner:
     """The patterns of each accuracy level once, and for every request a scan over those of its level; or patterns made
-    for the request, where the device's speed depends on the width."""
+    for the request, where the device's speed depends on the width or it holds another head."""
 
     profile: Profile
     _makers: dict[Widths, PatternMaker] = field(default_factory=dict, init=False, repr=False)
     _tables: dict[tuple[Widths, float, int | None], PatternTable] = field(default_factory=dict, init=False, repr=False)
+    _helds: dict[tuple[tuple[str, ...], tuple[PlannedLayer, ...]], Held] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _stored: dict[tuple[PatternTable, int], _Pattern] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -119,7 +126,7 @@ class ExactPlanner:
         Args:
             cut: the place of a cut in ``profile.closed_cuts``, to plan for it alone.
         """
-        if request.device.speed_depends_on_width:
+        if request.device.speed_depends_on_width or request.device_holds is not None:
             return self._best_anew(request, cut, drop)
         table = self.table(_widths(request), drop, cut)
         if table.rows.size:
@@ -170,12 +177,17 @@ class ExactPlanner:
         return self._makers[widths]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
-        """As ``best``, for a device whose speed depends on the width: from patterns that are made for this request."""
+        """As ``best``, for a device whose speed depends on the width, or which holds another head: from patterns that
+        are made for this request."""
         budget, complete = self.profile.noise_curve.noise_at(drop), self.profile.complete or cut is not None
-        cuts = self._maker(_widths(request)).undominated if cut is None else [cut]
-        solved = solve(request, self.network, cuts, budget)
+        held = None if request.device_holds is None else self._held(request.device_holds)
+        cuts: Sequence[int] = [cut] if cut is not None else range(len(self.network.head_bits))
+        if cut is None and held is None:
+            cuts = self._maker(_widths(request)).undominated
+        solved = solve(request, self.network, cuts, budget, held)
         table = PatternTable.of(self.network, solved.patterns, budget, complete)
-        table = replace(table, work=replace(table.work, device_macs=solved.device_macs))
+        work = replace(table.work, device_macs=solved.device_macs, download_bits=solved.download_bits)
+        table = replace(table, work=work)
         if solved.found:
             row, choice = len(table.within) - 1, Choice(int(solved.patterns.cut[-1]), 0)
         else:
@@ -185,7 +197,29 @@ class ExactPlanner:
         pattern = self._read(table, row)
         prices = pattern.work.prices(request)
         bound = solved.lower_bound and min(solved.lower_bound, prices.objective(request))
-        return self._plan(request, table, pattern, prices, bound if complete else None), choice
+        if not complete:
+            known = bound is not None and not request.device.speed_depends_on_width
+            bound = self._over_all_cuts(request, table, prices.objective(request), held) if known else None
+        return self._plan(request, table, pattern, prices, bound), choice
+
+    def _held(self, plan: Plan) -> Held:
+        """What a device that holds the head of ``plan`` need not download; made once, since many may hold the same.
+
+        Raises:
+            RequestError: it is a plan for another model.
+        """
+        profile = self.profile
+        same_layers = [layer.name for layer in plan.layers] == [layer.name for layer in profile.layers]
+        if plan.model != profile.model or plan.weights_hash not in (None, profile.weights_hash) or not same_layers:
+            raise RequestError(
+                f"Request.device_holds: the plan is for a {plan.model} of other weights than those of the "
+                f"{profile.model} profiled; a head of another model cannot be updated: leave it out"
+            )
+        key = plan.device_nodes, plan.layers
+        if key not in self._helds:
+            known = [of_layer.get(layer.bits) for of_layer, layer in zip(self._planned, plan.layers, strict=True)]
+            self._helds[key] = held_by(self.network, profile.closed_cuts, known, plan, profile.update_bits)
+        return self._helds[key]
 
     def _lower_bound(self, request: Request, table: PatternTable, cheapest: Prices[float]) -> float | None:
         """What no pattern within the table's budget is below, ``cheapest`` being the least prices."""
@@ -193,9 +227,13 @@ class ExactPlanner:
             return table.lower_bound(request, cheapest)
         return self._over_all_cuts(request, table, cheapest.objective(request))
 
-    def _over_all_cuts(self, request: Request, table: PatternTable, reached: float) -> float | None:
+    def _over_all_cuts(
+        self, request: Request, table: PatternTable, reached: float, held: Held | None = None
+    ) -> float | None:
         """The same over cuts that the table has no patterns of; ``reached``: the objective of one of its patterns."""
         whole = self.whole_graph
+        if whole is not None and held is not None:
+            whole = replace(whole, weight_bits=whole.weight_bits - held.weight_bits)
         return None if whole is None else whole.lower_bound(request, table.budget, reached)
 
     def _best_under_limits(self, request: Request, table: PatternTable) -> tuple[Plan, Choice]:
@@ -276,7 +314,8 @@ class ExactPlanner:
                     download_bits=of_cut.download_bits + found.weight_bits,
                     upload_bits=of_cut.upload_bits + found.crossing_bits,
                 )
-                best = self._pattern(cut, widths, value_widths, work, found.noise)
+                memory = work.download_bits / 8 + float(self.network.peak_bytes[cut])
+                best = self._pattern(cut, widths, value_widths, work, found.noise, memory)
         return best, least
 
     def _pattern_of(self, table: PatternTable, row: int) -> _Pattern:
@@ -289,13 +328,19 @@ class ExactPlanner:
     def _read(self, table: PatternTable, row: int) -> _Pattern:
         patterns = table.patterns
         cut, noise = int(patterns.cut[row]), float(patterns.noise[row])
-        return self._pattern(cut, patterns.widths[row], patterns.value_widths[row], table.work.of(row), noise)
+        memory = float(table.memory_bytes[row])
+        return self._pattern(cut, patterns.widths[row], patterns.value_widths[row], table.work.of(row), noise, memory)
 
     def _pattern(
-        self, cut: int, widths: NDArray[np.uint8], value_widths: tuple[int, ...], work: Work[float], noise: float
+        self,
+        cut: int,
+        widths: NDArray[np.uint8],
+        value_widths: tuple[int, ...],
+        work: Work[float],
+        noise: float,
+        memory_bytes: float,
     ) -> _Pattern:
         profile, network, place = self.profile, self.network, self.profile.closed_cuts[cut]
-        download = -(-int(work.download_bits) // 8)
         activation_bits = {
             profile.values[value].name: width for value, width in zip(network.values[cut], value_widths, strict=True)
         }
@@ -305,15 +350,14 @@ class ExactPlanner:
             "cut": place.crossing,
             "device_nodes": place.device_nodes,
             "layers": tuple(made[width or None] for made, width in zip(self._planned, widths.tolist(), strict=True)),
-            "download_bytes": download,
+            "download_bytes": -(-int(work.download_bits) // 8),
             "upload_bytes": -(-int(work.upload_bits) // 8),
-            "device_memory_bytes": download + place.peak_bytes,
+            "device_memory_bytes": math.ceil(memory_bytes),
             "predicted_drop": profile.noise_curve.drop_at(noise),
             "uncounted": tuple(profile.uncounted),
             "weights_hash": profile.weights_hash,
         }
-        memory = work.download_bits / 8 + float(network.peak_bytes[cut])
-        return _Pattern(cut, work, memory, activation_bits, fields)
+        return _Pattern(cut, work, memory_bytes, activation_bits, fields)
 
     def _plan(
         self, request: Request, table: PatternTable, pattern: _Pattern, prices: Prices[float], bound: float | None
@@ -329,6 +373,7 @@ class ExactPlanner:
             objective=prices.objective(request),
             prices=prices.as_dict(),
             inferences_per_download=request.inferences_per_download,
+            updates_held_head=request.device_holds is not None,
             lower_bound=bound,
             **{MAKE_BY_CUT: partial(table.by_cut, request, self.profile.closed_cuts)},
         )

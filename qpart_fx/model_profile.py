@@ -135,6 +135,9 @@ class Profile:
     rounding: Rounding = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
     scorer: Scorer | None = field(repr=False, compare=False)
+    _update_bits: dict[tuple[str, int], tuple[float, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def complete(self) -> bool:
@@ -161,6 +164,19 @@ class Profile:
                 f"this profile of {self.model} was made for other weights than those of the {type(model).__name__} "
                 "given: profile the model again"
             )
+
+    def update_bits(self, layer: str, held: int) -> tuple[float, ...]:
+        """Bits of the weights of a layer in an update of a head, at each of :data:`~qpart_fx.noise.WIDTHS`, where the
+        device has them at the width ``held`` and is sent the difference; of a large one, estimated."""
+        if (layer, held) not in self._update_bits:
+            from .head_size import update_bits
+            from .meta import info
+
+            node = next(node for node in self.graph.graph.nodes if node.name == layer)
+            weights = [(name, self.graph.get_parameter(name)) for name in info(node).weights]
+            each = [update_bits(self.rounding, name, weight, held) for name, weight in weights]
+            self._update_bits[layer, held] = tuple(map(sum, zip(*each, strict=True)))
+        return self._update_bits[layer, held]
 
     def plan(self, request: Request, *, cut: str | Sequence[str] | None = None, method: str = "exact") -> Plan:
         """The cheapest plan that meets ``request``: Algorithm 2 over the stored patterns.
@@ -279,6 +295,8 @@ class Profile:
 
     def _best(self, request: Request, cut: str | Sequence[str] | None, method: str, drop: float | None = None) -> Plan:
         planner = self._planner(method)
+        if request.device_holds is not None and method == "paper":
+            raise RequestError('Request.device_holds: method="paper" prices whole heads only; leave one of them out')
         place = None if cut is None else _place_of(cut, self._cuts(method))
         if cut == "output":
             self._require_device_runs_all()

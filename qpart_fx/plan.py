@@ -77,11 +77,13 @@ class Plan:
 
     ``cut``: names of the crossing nodes. ``device_nodes``: every node on the device. ``activation_bits``: the width of
     each crossing value that is quantized. ``download_bytes``: of the head's file; with the paper's rounding or method,
-    the payload of eq. 14, as ``upload_bytes`` is. ``device_memory_bytes``: the head as it is downloaded and the peak of
-    live activations. ``lower_bound``: proven on ``objective``, None where the method proves none. Accuracies are
-    fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability 1 - ``confidence``
-    at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop is one of accuracy
-    or of agreement with the float model.
+    the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
+    holds, and ``download_bytes`` are those of the update: layers held at their width cost nothing, at another what the
+    difference of their codes takes, estimated from some channels of large ones. ``device_memory_bytes``: the head's
+    file and the peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none.
+    Accuracies are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
+    1 - ``confidence`` at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop
+    is one of accuracy or of agreement with the float model.
     ``drop_upper_bound`` holds for the plans tried for one request. ``table_drop_upper_bound``, which is higher, holds
     for every plan of a profile at once: with that probability at most, measured on the same samples, any plan at all
     has a true drop above its own. It is close where the profile stores the plan's widths, for devices of any width,
@@ -118,6 +120,7 @@ class Plan:
     labelled: bool | None = None
     uncounted: tuple[str, ...] = ()
     weights_hash: str | None = None
+    updates_held_head: bool = False
 
     if not TYPE_CHECKING:  # who checks types would take any name for an attribute
 

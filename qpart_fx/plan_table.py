@@ -83,7 +83,8 @@ def _prices(plan: Plan) -> str:
 def _payload(plan: Plan) -> str:
     widths = ", ".join(f"{name} at {bits} bits" for name, bits in plan.activation_bits.items()) or "as it is"
     coded = any(layer.coded_bits is not None for layer in plan.layers)
-    what = "file of the head" if coded else "weights of the head, without biases, norms and the graph,"
+    what = "update of the head that the device holds" if plan.updates_held_head else "file of the head"
+    what = what if coded or plan.updates_held_head else "weights of the head, without biases, norms and the graph,"
     return (
         f"{what} {si(plan.download_bytes, 'B')}; "
         f"upload {si(plan.upload_bytes, 'B')} an inference ({widths}); "

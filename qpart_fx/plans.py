@@ -76,7 +76,7 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
     """The plan of ``planner`` for each of ``requests``: those that ``plan`` makes, or the errors it raises.
 
     All without limits are answered together, and those whose limits the cheapest pattern meets; the others one by one,
-    and so are those of devices that name cycles by width.
+    and so are those of devices that name cycles by width, or hold another head.
     """
     asked = tuple(requests)
     groups: defaultdict[tuple[Widths, float], list[int]] = defaultdict(list)
@@ -85,7 +85,7 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
         if not isinstance(request, Request):
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
         device = request.device
-        if isinstance(device.cycles_per_mac, float):
+        if isinstance(device.cycles_per_mac, float) and request.device_holds is None:
             groups[(device.weight_bits, device.activation_bits), planner.first_drop(request)].append(index)
         else:
             alone.append(index)

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from . import container
-from .backends.packed import read_checked, read_graph, write_graph
+from .backends.packed import read_graph, write_graph
+from .container import read_checked
 from .cut import Cut
 from .cut_graph import CutGraph
 from .drop_curve import DropCurve

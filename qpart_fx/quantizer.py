@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CalibrationError
+from .stored_tensor import STEPS_PER_OCTAVE as STEPS_PER_OCTAVE
+from .stored_tensor import steps_of
 
 _FLOAT32_INTEGERS = 2.0**21
 """Codes before clipping stay below this, where a value made of a code still gives the code back: the product and the
@@ -83,12 +85,6 @@ def _decode(codes: Tensor, step: Tensor | float, zero_point: Tensor | int, dtype
     return values.clamp(-largest, largest).to(dtype)
 
 
-STEPS_PER_OCTAVE = 8
-"""Steps of channels are whole eighths of an octave: a byte or two says which."""
-
-_EIGHTHS = torch.tensor([2.0 ** (eighth / 8) for eighth in range(8)], dtype=torch.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class ChannelQuantizer:
     """q = round(x / step_c), value = q * step_c, with a step for each channel c along the first dimension.
@@ -103,9 +99,7 @@ class ChannelQuantizer:
     @staticmethod
     def steps_of(exponents: Tensor) -> Tensor:
         """The steps, float32 of the same shape, the same to the last bit on every machine."""
-        whole = exponents.to(torch.int32)
-        octave = torch.div(whole, STEPS_PER_OCTAVE, rounding_mode="floor")
-        return torch.ldexp(_EIGHTHS[(whole - STEPS_PER_OCTAVE * octave).long()], octave)
+        return torch.from_numpy(steps_of(exponents.cpu().numpy())).to(exponents.device)
 
     def encode(self, values: Tensor) -> Tensor:
         """The codes of ``values``: integers from 1 - 2**(bits - 1) to 2**(bits - 1) - 1, as float32."""

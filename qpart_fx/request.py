@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from . import channel
 from .errors import RequestError
+from .plan import Plan
 
 T = TypeVar("T")
 
@@ -245,8 +246,10 @@ class Request:
 
     ``max_accuracy_drop``: the accuracy that may be lost, a fraction (0.01 is one percentage point).
     ``inferences_per_download``: how often a downloaded head is used; its download is paid a share of 1/N an inference.
-    ``device_holds_head``: nothing is downloaded. ``deadline_s`` and ``energy_budget_j`` limit one inference, the
-    download's share included. ``calibration``: batches for :func:`qpart_fx.compile`; it takes no part in comparisons.
+    ``device_holds_head``: it holds the very head that it asks for, and nothing is downloaded. ``deadline_s`` and
+    ``energy_budget_j`` limit one inference, the download's share included. ``calibration``: batches for
+    :func:`qpart_fx.compile`; it takes no part in comparisons. ``device_holds``: the plan of another head of the same
+    model that the device holds; it downloads what differs.
     """
 
     max_accuracy_drop: Fraction
@@ -259,6 +262,7 @@ class Request:
     deadline_s: Positive | None = None
     energy_budget_j: Positive | None = None
     calibration: SkipValidation[Iterable[Any] | None] = field(default=None, compare=False, repr=False)
+    device_holds: Plan | None = field(default=None, repr=False, hash=False)
 
     @classmethod
     def paper(cls, max_accuracy_drop: float = 0.01, **others: Any) -> Request:

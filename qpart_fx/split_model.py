@@ -89,16 +89,29 @@ class SplitModel(nn.Module):
                 module.training = training
 
     def packed_head(self) -> bytes:
-        """The one file that the device downloads: the head with its weights packed at their bits."""
+        """The one file that the device downloads: the head with its weights packed at their bits, and what proves its
+        plan. :func:`qpart_fx.head_file.read_head` reads it without torch."""
         from .backends.packed import pack_head
 
-        return pack_head(self.head)
+        return pack_head(self.head, self.plan)
 
-    def pack_activation(self, payload: tuple[Any, ...]) -> bytes:
-        """What crosses the wire for one call of the head, each tensor packed at its bits."""
+    def packed_update(self, held: bytes) -> bytes:
+        """What a device that holds the head's file ``held``, of the same model under another plan, downloads in place
+        of :meth:`packed_head`, and :func:`qpart_fx.head_update.apply_update` turns into it; never more than that.
+
+        Raises:
+            ArtifactError: ``held`` is damaged, or no head's file.
+        """
+        from .head_update import make_update
+
+        return make_update(held, self.packed_head())
+
+    def pack_activation(self, payload: tuple[Any, ...], uplink_bps: float | None = None) -> bytes:
+        """What crosses the wire for one call of the head, each tensor packed at its bits; or entropy-coded, where that
+        saves more time on a link of ``uplink_bps`` bits a second than it takes."""
         from .backends.activation import pack_payload
 
-        return pack_payload(self.head, payload)
+        return pack_payload(self.head, payload, uplink_bps)
 
     def unpack_activation(self, data: bytes) -> tuple[Any, ...]:
         """The payload that :meth:`pack_activation` packed, equal to the last bit.

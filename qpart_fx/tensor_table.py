@@ -1,22 +1,29 @@
-"""Tensors in a file: a table that says what each is, and one block of data; quantized ones at exactly their bits, or
-entropy-coded where that is smaller."""
+"""Torch's tensors in a file: a table that says what each is, and one block of data.
+
+Quantized ones lie at exactly their bits, or entropy-coded with a step for each channel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import entropy_coding
-from .bitpack import pack_bits, packed_size, unpack_bits
+from .bitpack import pack_bits
 from .errors import ArtifactError
 from .quantizer import ChannelQuantizer, UniformQuantizer, WeightQuantizer
-
-Row = dict[str, Any]
+from .stored_tensor import (
+    ChannelTensor,
+    PlainTensor,
+    Row,
+    StoredTensor,
+    UniformTensor,
+    code_channels,
+    read_tensor,
+    size_of,
+)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], quantizers: Mapping[str, WeightQuantizer]) -> tuple[list[Row], bytes]:
@@ -54,15 +61,12 @@ def write_tensors(tensors: Mapping[str, Tensor], quantizers: Mapping[str, Weight
 
 def write_quantized(values: Tensor, quantizer: WeightQuantizer) -> tuple[Row, bytes]:
     """How a quantized weight is described in the table, and its data."""
-    codes = quantizer.encode(values)
+    codes = quantizer.encode(values).numpy()
     if isinstance(quantizer, ChannelQuantizer):
-        exponents = quantizer.exponents.numpy().astype(np.int32)
-        middle = int(np.median(exponents))
-        steps = entropy_coding.encode((exponents - middle)[None])
-        coded = entropy_coding.encode(codes.reshape(len(exponents), -1).numpy().astype(np.int32))
-        return {"bits": quantizer.bits, "steps": [middle, len(steps)], "coded": len(coded)}, steps + coded
+        description, data = code_channels(quantizer.exponents.numpy(), codes)
+        return {"bits": quantizer.bits, **description}, data
     row: Row = {"bits": quantizer.bits, "step": quantizer.step, "zero": quantizer.zero_point}
-    return row, pack_bits(codes.flatten().numpy().astype(np.uint16), quantizer.bits)
+    return row, pack_bits(codes.ravel().astype(np.uint16), quantizer.bits)
 
 
 def read_tensors(rows: list[Row], data: memoryview) -> tuple[dict[str, Tensor], dict[str, WeightQuantizer], int]:
@@ -81,68 +85,29 @@ def read_tensors(rows: list[Row], data: memoryview) -> tuple[dict[str, Tensor], 
         if "same" in row:
             tensors[name] = tensors[row["same"]]
             continue
-        dtype, shape = getattr(torch, row["dtype"], None), tuple(row["shape"])
-        if not isinstance(dtype, torch.dtype) or not all(type(size) is int and size >= 0 for size in shape):
-            raise ArtifactError(f"tensor '{name}' is of the impossible type {row['dtype']}{row['shape']}")
-        size = _size(row, dtype, shape)
+        size = size_of(row)
         if size > len(data) - place:
             raise ArtifactError(f"tensor '{name}' claims {size:,} bytes, and the file has {len(data) - place:,} left")
-        piece = data[place : place + size]
+        stored = read_tensor(row, data[place : place + size])
         place += size
-        if "bits" in row:
-            tensor, quantizers[name] = _read_quantized(row, dtype, shape, piece)
-        else:
-            raw = torch.frombuffer(bytearray(piece), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
-            stored = torch.float16 if "stored" in row else dtype
-            tensor = raw.view(stored).reshape(shape).to(dtype)
-        tensors[name] = nn.Parameter(tensor, row["grad"]) if "grad" in row else tensor
+        tensor = _tensor(stored)
+        if (quantizer := _quantizer(stored)) is not None:
+            quantizers[name] = quantizer
+        tensors[name] = tensor if stored.requires_grad is None else nn.Parameter(tensor, stored.requires_grad)
     return tensors, quantizers, place
 
 
-def _size(row: Row, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor's data, its row checked as far as that."""
-    name, count = row["name"], prod(shape)
-    if "bits" not in row:
-        if row.get("stored", "float16") != "float16" or ("stored" in row and dtype != torch.float32):
-            raise ArtifactError(f"tensor '{name}' of {row['dtype']} is stored as {row['stored']!r}")
-        return count * (2 if "stored" in row else dtype.itemsize)
-    bits = row["bits"]
-    if type(bits) is not int or not 2 <= bits <= 16:
-        raise ArtifactError(f"tensor '{name}' is of {bits!r} bits, and there are 2 to 16")
-    if "steps" not in row:
-        return packed_size(count, bits)
-    sizes = row["steps"][1], row["coded"]
-    if not all(type(size) is int and size >= 0 for size in sizes) or not shape:
-        raise ArtifactError(f"tensor '{name}' claims the impossible sizes {sizes}")
-    if count > _MOST_WEIGHTS_A_BYTE * sum(sizes):
-        raise ArtifactError(f"tensor '{name}' claims {count:,} weights in {sum(sizes):,} bytes")
-    return sum(sizes)
+def _tensor(stored: StoredTensor) -> Tensor:
+    dtype = getattr(torch, stored.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ArtifactError(f"tensor '{stored.name}' is of {stored.dtype}, which this torch has not")
+    if not isinstance(stored, PlainTensor):
+        return torch.from_numpy(stored.values).to(dtype)
+    raw = torch.frombuffer(bytearray(stored.data), dtype=torch.uint8) if stored.data else torch.empty(0).byte()
+    return raw.view(getattr(torch, stored.stored)).reshape(stored.shape).to(dtype)
 
 
-_MOST_WEIGHTS_A_BYTE = 1 << 16
-"""No model of the coder makes a number so likely that more would fit."""
-
-
-def _read_quantized(
-    row: Row, dtype: torch.dtype, shape: tuple[int, ...], piece: memoryview
-) -> tuple[Tensor, WeightQuantizer]:
-    bits, count = row["bits"], prod(shape)
-    if "steps" not in row:
-        uniform = UniformQuantizer(bits, row["step"], row["zero"])
-        codes = torch.from_numpy(unpack_bits(piece, count, bits).astype(np.float32)).reshape(shape)
-        return uniform.decode(codes, dtype), uniform
-    middle, size = row["steps"]
-    if type(middle) is not int or abs(middle) > _MOST_EXPONENT:
-        raise ArtifactError(f"tensor '{row['name']}' has impossible steps")
-    exponents = entropy_coding.decode(piece[:size], 1, shape[0], 2 * _MOST_EXPONENT)[0].astype(np.int64) + middle
-    if (np.abs(exponents) > _MOST_EXPONENT).any():
-        raise ArtifactError(f"tensor '{row['name']}' has impossible steps")
-    quantizer = ChannelQuantizer(bits, torch.from_numpy(exponents.astype(np.int16)))
-    most = 2 ** (bits - 1) - 1
-    numbers = entropy_coding.decode(piece[size:], shape[0], count // max(shape[0], 1), most)
-    if numbers.size and np.abs(numbers).max() > most:
-        raise ArtifactError(f"tensor '{row['name']}' holds codes of more than {bits} bits")
-    return quantizer.decode(torch.from_numpy(numbers.astype(np.float32)).reshape(shape), dtype), quantizer
-
-
-_MOST_EXPONENT = 8 * 126
+def _quantizer(stored: StoredTensor) -> WeightQuantizer | None:
+    if isinstance(stored, ChannelTensor):
+        return ChannelQuantizer(stored.bits, torch.from_numpy(stored.exponents))
+    return UniformQuantizer(stored.bits, stored.step, stored.zero_point) if isinstance(stored, UniformTensor) else None

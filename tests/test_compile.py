@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qpart_fx as qpart
+from qpart_fx.backends.packed import pack_head
 from qpart_fx.passes.capture import capture, capture_report
 from qpart_fx.quantized import weight_quantizers
 from qpart_fx.quantizer import FakeQuantize, UniformQuantizer
@@ -262,7 +263,10 @@ def test_saved_and_loaded_profile_gives_the_same_plans_and_heads(profile: qpart.
     assert again == profile
     for request in (REQUEST, replace(REQUEST, device_holds_head=True)):
         assert again.plan(request) == profile.plan(request)
-        assert again.compile(request).packed_head() == profile.compile(request).packed_head()
+        split = again.compile(request)
+        assert split.plan is not None
+        assert split.plan.measured_drop is None  # a profile from a file has no samples, and proves nothing
+        assert pack_head(split.head) == pack_head(profile.compile(request).head)
 
 
 def test_export_writes_files(profile: qpart.Profile, tmp_path: Path) -> None:

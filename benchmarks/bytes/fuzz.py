@@ -2,10 +2,10 @@
 
     python -m benchmarks.bytes.fuzz [--files 100000] [--seed 0]
 
-Heads, splits, profiles and activations of a few small networks are changed in one to three places: bits flipped, bytes
-cut, inserted, swapped. So are what lies behind their hash (the data, the text of the manifest, single numbers of it),
-with a hash that agrees. Damage that the hash covers must be refused or make no difference; a file that lies under a
-good hash may also load as another one. The exit status is 1 if any file broke these rules.
+Heads, updates of heads, splits, profiles and activations of a few small networks are changed in one to three places:
+bits flipped, bytes cut, inserted, swapped. So are what lies behind their hash (the data, the text of the manifest,
+single numbers of it), with a hash that agrees. Damage that the hash covers must be refused or make no difference; a
+file that lies under a good hash may also load as another one. The exit status is 1 if any file broke these rules.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 import qpart_fx as qpart
 from qpart_fx import container
 from qpart_fx.backends.packed import pack_head, pack_split, unpack_side, unpack_split
+from qpart_fx.head_file import read_head
+from qpart_fx.head_update import apply_update, make_update
 from qpart_fx.profile_file import unpack_profile
 
 _SLOW = 5.0
@@ -104,16 +105,27 @@ def _files(profile: qpart.Profile, middle: qpart.SplitModel, whole: qpart.SplitM
         _, manifest, data = container.decode(content, "split")
         return unpack_split(manifest, data)
 
+    def without_torch(content: bytes) -> bytes:
+        for tensor in read_head(content).tensors.values():
+            _ = tensor.values
+        return content
+
+    def coded(payload: tuple[Any, ...]) -> bytes:
+        return middle.pack_activation(payload, uplink_bps=1.0)
+
     def read_profile(content: bytes) -> qpart.Profile:
         _, manifest, data = container.decode(content, "profile")
         return unpack_profile(manifest, data)
 
-    payload = middle.head(inputs[:2])
+    payload, held, whole_head = middle.head(inputs[:2]), middle.packed_head(), pack_head(whole.head)
     return [
-        Subject("head", whole.packed_head(), unpack_side, pack_head),
+        Subject("head", whole_head, unpack_side, pack_head),
+        Subject("head", whole.packed_head(), without_torch, bytes),
+        Subject("update", make_update(held, whole_head), partial(apply_update, held), partial(make_update, held)),
         Subject("split", pack_split(middle.head, middle.tail, middle.plan), read_split, lambda each: pack_split(*each)),
         Subject("profile", _saved(profile), read_profile, _saved),
         Subject("activation", middle.pack_activation(payload), middle.unpack_activation, middle.pack_activation),
+        Subject("activation", coded(payload), middle.unpack_activation, coded),
     ]
 
 
@@ -151,27 +163,30 @@ def lying(subject: Subject, random: Random) -> bytes:
     if subject.kind == "activation":
         content = damaged(subject.content[:-4], random)
         return content + struct.pack("<I", zlib.crc32(content))
-    parts = {name: part.tobytes() for name, part in load(subject.content).items()}
-    way = random.randrange(8)
+    _, manifest, block = container.decode(subject.content, "head", "update", "split", "profile")
+    packed, data = container.deflate(container.text_of(manifest)), bytes(block)
+    way = random.randrange(9)
     if way < 3:
-        parts["data"] = damaged(parts["data"], random, same_length=way > 0)
+        data = damaged(data, random, same_length=way > 0)
     elif way == 3:
-        parts["manifest"] = damaged(parts["manifest"], random)
+        packed = damaged(packed, random)
     elif way == 4:
-        parts["manifest"] = zlib.compress(damaged(zlib.decompress(parts["manifest"]), random), 1)
-    else:
-        manifest = json.loads(zlib.decompress(parts["manifest"]))
+        packed = container.deflate(damaged(container.text_of(manifest), random))
+    elif way < 8:
         for _ in range(random.randint(1, 2)):
             _lie(manifest, random)
-        parts["manifest"] = zlib.compress(json.dumps(manifest).encode(), 1)
+        packed = container.deflate(json.dumps(manifest).encode())
         if way == 7:
-            parts["data"] = damaged(parts["data"], random)
-    parts["sha256"] = hashlib.sha256(parts["manifest"] + parts["data"]).digest()
-    return save({name: np.frombuffer(part, dtype=np.uint8) for name, part in parts.items()})
+            data = damaged(data, random)
+    header = subject.content[:6] + struct.pack("<IQ", len(packed), len(data))
+    content = (damaged(header, random) if way == 8 else header) + packed + data
+    return content + hashlib.sha256(content).digest()
 
 
 def _lie(manifest: dict[str, Any], random: Random) -> None:
     """Change one thing of a manifest, most often in a table of tensors or codes."""
+    if not manifest:  # all of it was deleted before
+        return
     sides = [side for name in ("graph", "head", "tail") if isinstance(side := manifest.get(name), dict)]
     tables = [*(side.get("tensors") for side in sides), manifest.get("rounding")]
     tables = [table for table in tables if isinstance(table, list) and table]

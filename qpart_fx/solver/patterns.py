@@ -52,6 +52,16 @@ class Network:
     peak_bytes: Floats
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a device holds already of the head that it gets, and does not download, in bits: of each layer's weights at
+    each of ``WIDTHS``, (L, W), and at each cut of what the file holds beside them, (C,). Below 0 where it costs more.
+    """
+
+    weight_bits: Floats
+    head_bits: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class Patterns:
     """The patterns of all cuts at one budget; arrays of one entry, or row, a pattern.

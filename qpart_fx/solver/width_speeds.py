@@ -1,7 +1,9 @@
-"""The best pattern where the time of a MAC depends on the width of its weight: solved anew for every request.
+"""The best pattern where the time of a MAC depends on the width of its weight, or a device holds some layers at some
+widths already: solved anew for every request.
 
 Elsewhere, what a request decides is the price of a bit of weights and of one that crosses, and the patterns that can be
-best at any two prices are stored (``patterns``). Here the request also sets the price of MACs at each width.
+best at any two prices are stored (``patterns``). Here the request also sets the price of MACs at each width, and which
+bits cost nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from qpart_fx.request import Request
 
 from .allocate import SLACK
 from .cut_search import CutSearch
-from .patterns import Network, Patterns, columns
+from .patterns import Held, Network, Patterns, columns
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -31,19 +33,20 @@ class Solved:
     """What is known of the patterns that a request may get.
 
     ``patterns``: near the least objective, and near the least use of each limit, at every cut; and, if ``found``, the
-    best within the limits in the last place. ``device_macs``: of each, as prices take them. ``lower_bound``: what no
-    pattern within the budget and the limits costs less than, None where there is none.
+    best within the limits in the last place. ``device_macs`` and ``download_bits``: of each, as prices take them.
+    ``lower_bound``: what no pattern within the budget and the limits costs less than, None where there is none.
     """
 
     patterns: Patterns
     device_macs: Floats
+    download_bits: Floats
     found: bool
     lower_bound: float | None
 
 
-def solve(request: Request, network: Network, cuts: Sequence[int], budget: float) -> Solved:
-    """The patterns of ``cuts`` for ``request``, where the noise may be ``budget``."""
-    problem = _Problem(request, network, np.array(cuts, dtype=np.int64))
+def solve(request: Request, network: Network, cuts: Sequence[int], budget: float, held: Held | None = None) -> Solved:
+    """The patterns of ``cuts`` for ``request``, where the noise may be ``budget`` and the device has ``held``."""
+    problem = _Problem(request, network, np.array(cuts, dtype=np.int64), held)
     search = problem.search(budget)
     best, lower_bound = search.best()
     near = [options for _, options in (search.relaxed, *search.relaxed_uses)]
@@ -53,8 +56,8 @@ def solve(request: Request, network: Network, cuts: Sequence[int], budget: float
         options[0, search.items[best.cut]] = best.options
         near.append(options)
         rows = np.append(rows, best.cut)
-    patterns, device_macs = problem.patterns(rows, np.concatenate(near))
-    return Solved(patterns, device_macs, best is not None, lower_bound if np.isfinite(lower_bound) else None)
+    bound = lower_bound if np.isfinite(lower_bound) else None
+    return Solved(*problem.patterns(rows, np.concatenate(near)), best is not None, bound)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class _Problem:
     request: Request
     network: Network
     cuts: Integers
+    held: Held | None
 
     @cached_property
     def layers(self) -> int:
@@ -93,9 +97,18 @@ class _Problem:
 
     @cached_property
     def weight_bits(self) -> Floats:
-        network, device = self.network, self.request.device
-        nothing = np.zeros((len(network.value_sizes), len(device.crossing_bits)))
-        return self._table(network.weight_bits[:, columns(device.weight_bits)], nothing)
+        return self._of_weights(self.network.weight_bits)
+
+    @cached_property
+    def download_bits(self) -> Floats:
+        """Those of weights that are not held."""
+        return self.weight_bits if self.held is None else self.weight_bits - self._of_weights(self.held.weight_bits)
+
+    @cached_property
+    def other_download_bits(self) -> Floats:
+        """Those of what a head's file holds beside them, of each cut."""
+        bits = self.network.head_bits if self.held is None else self.network.head_bits - self.held.head_bits
+        return np.asarray(bits[self.cuts])
 
     @cached_property
     def crossing_bits(self) -> Floats:
@@ -123,19 +136,19 @@ class _Problem:
         one = price(request, device_macs=1.0, server_macs=0.0, download_bits=1.0, upload_bits=1.0)
         time = (
             one.device_time_s * self.macs
-            + one.download_time_s * self.weight_bits
+            + one.download_time_s * self.download_bits
             + one.upload_time_s * self.crossing_bits
         )
         energy = (
             one.device_energy_j * self.macs
-            + one.receive_energy_j * self.weight_bits
+            + one.receive_energy_j * self.download_bits
             + one.transmit_energy_j * self.crossing_bits
         )
         fixed = price(
             request,
             device_macs=self.other_macs,
             server_macs=network.server_macs[cuts],
-            download_bits=network.head_bits[cuts],
+            download_bits=self.other_download_bits,
             upload_bits=network.exact_bits[cuts],
         )
         uses, limits = [], []
@@ -158,9 +171,9 @@ class _Problem:
             budget=budget,
         )
 
-    def patterns(self, rows: Integers, options: Integers) -> tuple[Patterns, Floats]:
-        """The patterns with these ``options``, shape (patterns, items), of the cuts in the places ``rows``; and the
-        MACs on the device of each."""
+    def patterns(self, rows: Integers, options: Integers) -> tuple[Patterns, Floats, Floats]:
+        """The patterns with these ``options``, shape (patterns, items), of the cuts in the places ``rows``; and of each
+        the MACs on the device and the bits to download."""
         cuts, items, every = self.cuts[rows], self.items[rows], np.arange(self.items.shape[1])
 
         def total(table: Floats) -> Floats:
@@ -179,7 +192,14 @@ class _Problem:
                 for cut, row in zip(cuts.tolist(), widths.tolist(), strict=True)
             ),
         )
-        return patterns, self.other_macs[rows] + total(self.macs)
+        downloads = self.other_download_bits[rows] + total(self.download_bits)
+        return patterns, self.other_macs[rows] + total(self.macs), downloads
+
+    def _of_weights(self, bits: Floats) -> Floats:
+        """A table of bits of weights, (L, W), as one of items and options; nothing of what crosses."""
+        device = self.request.device
+        nothing = np.zeros((len(self.network.value_sizes), len(device.crossing_bits)))
+        return self._table(bits[:, columns(device.weight_bits)], nothing)
 
     def _table(self, of_layers: NDArray[Any], of_values: NDArray[Any]) -> Floats:
         """One table of both, each repeated for all of its items if it has one row, with zeros for options not there."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from qpart_fx import ArtifactError, RequestError
-from qpart_fx.backends.activation import pack_payload, unpack_payload
+from qpart_fx.backends.activation import CODER_S, CODER_S_PER_VALUE, pack_payload, unpack_payload
 from qpart_fx.bitpack import packed_size
 from qpart_fx.passes.quantize_payload import QuantizePayload
 from qpart_fx.quantizer import UniformQuantizer
@@ -66,6 +66,97 @@ def sent(module: GraphModule, *inputs: Any) -> None:
     received = unpack_payload(module, pack_payload(module, payload))
     assert len(received) == len(payload)
     assert all(same(first, second) for first, second in zip(payload, received, strict=True))
+
+
+SLOW, FAST = 1e3, 1e12
+"""Rates of links at which coding is always, and never, worth its time."""
+
+
+def relu_head(bits: int) -> GraphModule:
+    """A head that hands on what a ReLU may leave, quantized over [0, 4]."""
+    module = head(None)
+    return QuantizePayload({"x0": UniformQuantizer.from_range(0.0, 4.0, bits)}).run(module).graph_module
+
+
+def relu_output(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.rand(shape[1], *[1] * (len(shape) - 2), generator=generator) + 0.1
+    return (torch.randn(shape, generator=generator) * scale).relu()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 16), st.lists(st.integers(0, 40), max_size=3), st.integers(0, 2**32), st.floats(0, 9))
+def test_a_coded_tensor_arrives_bit_for_bit(bits: int, shape: list[int], seed: int, scale: float) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+    for module in (head(bits), relu_head(bits)):
+        payload = module(values)
+        data = pack_payload(module, payload, SLOW)
+        assert all(map(same, payload, unpack_payload(module, data)))
+        assert len(data) <= len(pack_payload(module, payload))
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("shape", [(1, 16, 14, 14), (4, 8, 7, 7), (1, 2000)])
+def test_what_a_relu_leaves_takes_much_less_than_its_bits(bits: int, shape: tuple[int, ...]) -> None:
+    module = relu_head(bits)
+    payload = module(relu_output(*shape))
+    fixed, coded = pack_payload(module, payload), pack_payload(module, payload, SLOW)
+    assert len(coded) < 0.75 * len(fixed)
+    assert all(map(same, payload, unpack_payload(module, coded)))
+
+
+def test_strides_are_kept_when_values_are_coded() -> None:
+    module = relu_head(6)
+    payload = module(relu_output(2, 16, 14, 14).to(memory_format=torch.channels_last))
+    data = pack_payload(module, payload, SLOW)
+    assert len(data) < len(pack_payload(module, payload))
+    assert all(map(same, payload, unpack_payload(module, data)))
+    assert not payload[0].is_contiguous()
+
+
+def test_values_are_coded_only_where_the_link_is_slow_enough_for_it() -> None:
+    module = relu_head(8)
+    payload = module(relu_output(1, 16, 32, 32))
+    fixed = pack_payload(module, payload)
+    assert pack_payload(module, payload, None) == pack_payload(module, payload, FAST) == fixed
+    coded = pack_payload(module, payload, SLOW)
+    saved = 8 * (len(fixed) - len(coded))
+    even = saved / (CODER_S + CODER_S_PER_VALUE * payload[0].numel())
+    assert pack_payload(module, payload, even * 0.999) == coded
+    assert pack_payload(module, payload, even * 1.001) == fixed
+
+
+def test_what_is_no_smaller_coded_is_not() -> None:
+    module = head(4)
+    noise = module(torch.rand(1, 4000, generator=torch.Generator().manual_seed(0)) * 3 - 1)
+    assert pack_payload(module, noise, SLOW) == pack_payload(module, noise)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, math.nan])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    module = head(4)
+    payload = module(torch.zeros(3))
+    with pytest.raises(RequestError, match="uplink_bps"):
+        pack_payload(module, payload, rate)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_coded_values_that_lie_under_a_good_checksum_are_refused_or_on_the_grid(data: st.DataObject) -> None:
+    module = relu_head(data.draw(st.sampled_from([4, 8])))
+    content = bytearray(pack_payload(module, module(relu_output(1, 8, 8, 8)), SLOW)[:-4])
+    assert content[6] & 192 == 192
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(6, len(content) - 1) | st.integers(6, 40))
+        content[place] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.just(len(content)) | st.integers(6, len(content))) :]
+    forged = bytes(content) + struct.pack("<I", zlib.crc32(content))
+    try:
+        (value,) = unpack_payload(module, forged)
+    except ArtifactError:
+        return
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize >= 4:
+        assert torch.equal(value, module(value)[0])
 
 
 def cost(module: GraphModule, *payload: Any) -> int:
