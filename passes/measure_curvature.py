@@ -1,12 +1,13 @@
 """Calibration: how the scores answer to errors in every weight, from the gradients of single samples.
 
 With random signs v for the scores of a sample, J = d<v, scores>/dW of a weight W of r rows and n columns says it all:
-E[J_c . J_c] is what an error in channel c does (S_c), and E[J' J] which errors of a row make up for each other. That
-holds for whatever the model does with the weight, convolution, product or recurrence, and takes one run back a sample.
+E[J_c . J_c] is what an error in channel c does (S_c), E[J' J] which errors of a row make up for each other, and E[J J']
+which of a column do. That holds for whatever the model does with the weight, convolution, product or recurrence, and
+takes one run back a sample.
 
 A second moment of a thousand columns is not known from a hundred samples: rounding would rely on what these happen to
-share. So it is shrunk towards a multiple of the identity, by as much as samples differ (Ledoit and Wolf, Journal of
-Multivariate Analysis 88, 2004).
+share. So it is shrunk towards a simpler one, by as much as samples differ (Ledoit and Wolf, Journal of Multivariate
+Analysis 88, 2004).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
 _FEW_COLUMNS = 32
 """Rows of so few weights, those of a depthwise convolution for example, have a curvature each."""
 
-_MOST_COLUMNS = 1024
-"""Longer rows are taken in pieces, so that their curvature is not larger than they are."""
+_LONGEST_RUN = 1024
+"""Longer rows and columns are taken in pieces, so that their curvature is not larger than they are."""
 
 _MIXTURES = 64
-"""Rows of J are mixed with random signs to so many: as good for their second moment, and less work."""
+"""Rows or columns of J are mixed with random signs to so many: as good for the second moment, and less work."""
 
 
 def measure_curvature(
@@ -82,46 +83,21 @@ class _Sums:
     """Second moments of one weight's gradients, added up."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._rows, self._columns = len(weight), weight[0].numel() if len(weight) else 0
-        self._alone = self._columns <= _FEW_COLUMNS
-        sizes = [min(_MOST_COLUMNS, self._columns - start) for start in range(0, self._columns, _MOST_COLUMNS)]
-        self._samples = 0
-        self._channels = torch.zeros(self._rows, device=weight.device)
-        self._blocks = [
-            torch.zeros(self._rows if self._alone else 1, size, size, device=weight.device) for size in sizes
-        ]
-        self._between = [torch.zeros(0, 0)] if self._alone else [
-            torch.zeros(min(_MOST_COLUMNS, self._rows - start), min(_MOST_COLUMNS, self._rows - start), device=weight.device)
-            for start in range(0, self._rows, _MOST_COLUMNS)]
-        self._between_squares = [0.0 for _ in self._between]
-        self._squares = [torch.zeros(len(block), device=weight.device) for block in self._blocks]
-        """Of each sample's part in a block, the squared norm, added up."""
+        self._shape = len(weight), weight[0].numel() if len(weight) else 0
+        rows, columns = self._shape
+        self._alone = columns <= _FEW_COLUMNS
+        self._channels = torch.zeros(rows, device=weight.device)
+        self._columns = _Moments(rows if self._alone else 1, columns, weight.device)
+        self._rows = _Moments(1, 0 if self._alone else rows, weight.device)
 
     def add(self, gradient: Tensor, generator: torch.Generator) -> None:
-        rows = gradient.detach().float().reshape(self._rows, self._columns)
-        self._channels += rows.square().sum(dim=1)
-        if not self._alone:
-            mixed = rows @ _signs((self._columns, _MIXTURES), generator).to(rows) / _MIXTURES**0.5 if self._columns > _MIXTURES else rows
-            start = 0
-            for place, block in enumerate(self._between):
-                part = mixed[start : start + len(block)]
-                start += len(block)
-                h = part @ part.T
-                block += h
-                self._between_squares[place] += float(h.square().sum())
-        if not self._alone and self._rows > _MIXTURES:
-            rows = _signs((_MIXTURES, self._rows), generator).to(rows) @ rows
-        start = 0
-        self._samples += 1
-        for block, squares in zip(self._blocks, self._squares, strict=True):
-            part = rows[:, start : start + block.shape[-1]]
-            start += block.shape[-1]
-            if self._alone:
-                block.baddbmm_(part[:, :, None], part[:, None, :])
-                squares += part.square().sum(dim=1).square()
-            else:
-                block[0].addmm_(part.T, part)
-                squares += (part @ part.T).square().sum()
+        matrix = gradient.detach().float().reshape(self._shape)
+        self._channels += matrix.square().sum(dim=1)
+        if self._alone:
+            self._columns.add(matrix[:, None, :])
+        else:
+            self._columns.add(_mixed(matrix, generator)[None])
+            self._rows.add(_mixed(matrix.T, generator)[None])
 
     @property
     def reached(self) -> bool:
@@ -130,34 +106,70 @@ class _Sums:
 
     @property
     def curvature(self) -> Curvature:
-        pairs = zip(self._blocks, self._squares, strict=True)
-        rows = () if self._alone else tuple(_shrunk_rows(b, s, self._samples) for b, s in zip(self._between, self._between_squares))
-        return Curvature(self._channels, tuple(_shrunk(block, squares, self._samples) for block, squares in pairs), rows)
+        # Columns of a layer are much alike; rows differ in size, which is known better than what they share.
+        rows = [block[0] for block in self._rows.shrunk(lambda mean: torch.diag_embed(_diagonal(mean)))]
+        return Curvature(self._channels, tuple(self._columns.shrunk(_level)), tuple(rows))
 
 
-def _shrunk_rows(block, squares, samples):
-    mean = block / max(samples, 1)
-    centre = torch.diag(mean.diagonal())
-    unsure = max(squares / max(samples, 1) - float(mean.square().sum()), 0) / max(samples - 1, 1)
-    apart = float((mean - centre).square().sum())
-    share = min(unsure / apart, 1.0) if apart > 0 else 1.0
-    return (1 - share) * mean + share * centre
+class _Moments:
+    """Second moments of vectors of ``size`` numbers, in runs that are not too long: of each of several matrices."""
+
+    def __init__(self, matrices: int, size: int, device: torch.device) -> None:
+        sizes = [min(_LONGEST_RUN, size - start) for start in range(0, size, _LONGEST_RUN)]
+        self._samples = 0
+        self._sums = [torch.zeros(matrices, length, length, device=device) for length in sizes]
+        self._squares = [torch.zeros(matrices, device=device) for _ in sizes]
+        """Of each sample's part in a sum, the squared norm, added up."""
+
+    def add(self, vectors: Tensor) -> None:
+        """Those of one sample, shape (matrices, vectors, size)."""
+        self._samples += 1
+        start = 0
+        for total, squares in zip(self._sums, self._squares, strict=True):
+            part = vectors[:, :, start : start + total.shape[-1]]
+            start += total.shape[-1]
+            total.baddbmm_(part.mT, part)
+            squares += (part @ part.mT).square().sum(dim=(1, 2))
+
+    def shrunk(self, centre: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The means, each (matrices, run, run), drawn to a simpler matrix by as much as samples differ."""
+        return [
+            _shrunk(total / max(self._samples, 1), squares, self._samples, centre)
+            for total, squares in zip(self._sums, self._squares, strict=True)
+        ]
 
 
-def _shrunk(block: Tensor, squares: Tensor, samples: int) -> Tensor:
-    """The mean of what ``samples`` added to ``block``, shape (matrices, columns, columns), drawn to the identity.
+def _mixed(matrix: Tensor, generator: torch.Generator) -> Tensor:
+    """Few rows with the second moment of the columns of many."""
+    if len(matrix) <= _MIXTURES:
+        return matrix
+    mixed: Tensor = _signs((_MIXTURES, len(matrix)), generator).to(matrix) @ matrix / _MIXTURES**0.5
+    return mixed
+
+
+def _shrunk(mean: Tensor, squares: Tensor, samples: int, centre: Callable[[Tensor], Tensor]) -> Tensor:
+    """``mean``, shape (matrices, size, size), drawn to its ``centre``.
 
     Args:
         squares: of the norms of what each sample added, summed; shape (matrices,).
     """
-    mean = block / max(samples, 1)
-    identity = torch.eye(block.shape[-1], device=block.device)
-    centre = mean.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+    simple = centre(mean)
     norm = mean.square().sum(dim=(1, 2))
     unsure = (squares / max(samples, 1) - norm).clamp_min(0) / max(samples - 1, 1)
-    apart = (mean - centre).square().sum(dim=(1, 2))
+    apart = (mean - simple).square().sum(dim=(1, 2))
     share = torch.where(apart > 0, unsure / apart.clamp_min(1e-30), 1.0).clamp(0, 1)[:, None, None]
-    return (1 - share) * mean + share * centre
+    return (1 - share) * mean + share * simple
+
+
+def _diagonal(matrices: Tensor) -> Tensor:
+    found: Tensor = matrices.diagonal(dim1=1, dim2=2)
+    return found
+
+
+def _level(matrices: Tensor) -> Tensor:
+    """Multiples of the identity of the same traces."""
+    identity = torch.eye(matrices.shape[-1], device=matrices.device)
+    return _diagonal(matrices).mean(dim=1)[:, None, None] * identity
 
 
 def _signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:

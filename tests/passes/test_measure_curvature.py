@@ -66,7 +66,7 @@ def test_of_a_linear_model_it_is_exact_in_each_channel(seed: int) -> None:
     ratio = found.channels / expected
     assert float(ratio.max() / ratio.min()) == pytest.approx(1, rel=1e-5)
     moment = torch.einsum("ni,nj->ij", x, x)
-    for block in found.blocks[0]:
+    for block in found.columns[0]:
         assert likeness(block, moment) == pytest.approx(1, abs=1e-4)
 
 
@@ -85,18 +85,35 @@ def test_blocks_are_the_second_moments_of_the_jacobian_within_sampling_error() -
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(40, 6, bias=False), nn.Tanh(), nn.Linear(6, 4)), correlated(300)
     found = curvature_of(calibrated(model, x))["0.weight"]
-    assert [block.shape for block in found.blocks] == [(1, 40, 40)]
+    assert [block.shape for block in found.columns] == [(1, 40, 40)]
     exact = sum(torch.einsum("src,srd->cd", each, each) for each in (jacobian(model, "0.weight", row) for row in x))
     assert isinstance(exact, Tensor)
-    block = found.blocks[0][0]
+    block = found.columns[0][0]
     assert likeness(block, exact) > 0.8
+
+
+def test_rows_are_the_second_moments_over_the_other_side() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(40, 12, bias=False), nn.Tanh(), nn.Linear(12, 4)), correlated(300)
+    found = curvature_of(calibrated(model, x))["0.weight"]
+    assert [block.shape for block in found.rows] == [(12, 12)]
+    exact = sum(torch.einsum("src,sdc->rd", each, each) for each in (jacobian(model, "0.weight", row) for row in x))
+    assert isinstance(exact, Tensor)
+    assert likeness(found.rows[0], exact) > 0.8
+    assert float((found.rows[0].diagonal() * len(x) / found.channels - 1).abs().max()) < 1e-4
+
+
+def test_filters_of_few_weights_do_not_make_up_for_each_other() -> None:
+    torch.manual_seed(0)
+    build, x = KINDS["depthwise"]
+    assert curvature_of(calibrated(build(), x))["1.weight"].rows == ()
 
 
 def test_many_rows_are_mixed_and_the_moment_stays() -> None:
     torch.manual_seed(0)
     x = correlated(100)
     wide = nn.Sequential(nn.Linear(40, 200))
-    block = curvature_of(calibrated(wide, x))["0.weight"].blocks[0][0]
+    block = curvature_of(calibrated(wide, x))["0.weight"].columns[0][0]
     moment = torch.einsum("ni,nj->ij", x, x)
     assert likeness(block, moment) > 0.9
 
@@ -105,7 +122,7 @@ def test_long_rows_are_taken_in_pieces() -> None:
     torch.manual_seed(0)
     x = samples(4, 2500)
     found = curvature_of(calibrated(nn.Sequential(nn.Linear(2500, 3)), x))["0.weight"]
-    assert [block.shape[-1] for block in found.blocks] == [1024, 1024, 452]
+    assert [block.shape[-1] for block in found.columns] == [1024, 1024, 452]
 
 
 class RawProduct(nn.Module):
@@ -175,8 +192,8 @@ def test_weights_of_every_kind_of_layer_have_a_curvature(name: str) -> None:
         parameter = prepared.graph.get_parameter(weight)
         columns = parameter[0].numel()
         assert curvature.channels.shape == (len(parameter),)
-        assert sum(block.shape[-1] for block in curvature.blocks) == columns
-        total = sum(float(block.diagonal(dim1=1, dim2=2).sum()) for block in curvature.blocks)
+        assert sum(block.shape[-1] for block in curvature.columns) == columns
+        total = sum(float(block.diagonal(dim1=1, dim2=2).sum()) for block in curvature.columns)
         assert total * len(x) == pytest.approx(float(curvature.channels.sum()), rel=1e-4)
     assert all(torch.equal(before[key], value) for key, value in prepared.graph.state_dict().items())
 
@@ -201,7 +218,7 @@ def test_it_is_the_same_for_the_same_seed_and_another_for_another() -> None:
     prepared = calibrated(build(), x)
     first, again, other = (curvature_of(prepared, seed)["0.weight"] for seed in (0, 0, 1))
     assert torch.equal(first.channels, again.channels)
-    assert torch.equal(first.blocks[0], again.blocks[0])
+    assert torch.equal(first.columns[0], again.columns[0])
     assert not torch.equal(first.channels, other.channels)
 
 
