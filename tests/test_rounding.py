@@ -112,7 +112,7 @@ def correlated_rows(rows: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-@pytest.mark.parametrize("rows", [6, 16, 50])
+@pytest.mark.parametrize("rows", [16, 50])
 def test_channels_make_up_for_each_other(rows: int, runs: int) -> None:
     """At the same steps: those for channels by themselves are other ones."""
     for bits in WITH_CODES[2:]:
