@@ -1,24 +1,28 @@
 """Integers of quantized weights, entropy-coded: each row by a model of its own scale, all rows in one stream.
 
-The rows of a tensor differ in scale by far more than the weights of one row do. So every row is of a class, which says
-how large its numbers are, four classes an octave, and the numbers of each class are coded by one model: a discretised
-Laplace or Gaussian distribution, whichever the tensor's numbers are nearer to. A model's probabilities follow from its
-class by decimal arithmetic, which rounds alike everywhere: no table is sent, and no machine disagrees. Numbers far
-larger than a byte are coded without their lowest bits, which are as good as random and follow as they are.
+The rows of a tensor differ in scale, and often its columns do: inputs that are never there, the rim of a filter. So
+every row is of a class, which says how large its numbers are, four classes an octave; where it pays, a column is some
+classes above or below; and the numbers of each class are coded by one model: a discretised Laplace or Gaussian
+distribution, whichever the tensor's numbers are nearer to. A model's probabilities follow from its class by decimal
+arithmetic, which rounds alike everywhere: no table is sent, and no machine disagrees. Numbers far larger than a byte
+are coded without their lowest bits, which are as good as random and follow as they are.
 
-Layout, little-endian: the shape of the models (1 byte); the least class and the number of classes (1 byte each); the
-largest number (4 bytes); the bytes of the lowest bits (4 bytes); these bits; and the words of an ANS stream
-(Duda, 2009): the class of every row, then the numbers class by class.
+Layout, little-endian: the shape of the models (1 byte; 2 more where columns differ); the least class of a row and the
+number of classes (1 byte each); the largest number (4 bytes); the bytes of the lowest bits (4 bytes); these bits; and
+the words of an ANS stream (Duda, 2009): the class of every row; where columns differ, the class of what they do by, and
+this for each; then the numbers class by class.
 
 Needs numpy and constriction only.
 """
 
 from __future__ import annotations
 
+import math
 import struct
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +38,17 @@ MOST = 2**20
 _HEADER = struct.Struct("<BBBII")
 
 _PER_OCTAVE = 4
-_LEAST, _CLASSES = -5 * _PER_OCTAVE, 26 * _PER_OCTAVE
-"""The first class has a mean magnitude of 2**-5; how many there are."""
+_LEAST, _CLASSES = -7 * _PER_OCTAVE, 28 * _PER_OCTAVE
+"""The first class has a mean magnitude of 2**-7; how many there are."""
+
+_COLUMN_STEP, _MOST_COLUMN_STEPS = 2, 14
+"""Columns are this many classes apart, or a multiple of it, up to so many times: half octaves."""
+
+_LOOKED_AT = 1 << 17
+"""Numbers that show whether columns differ."""
+
+_COLUMNS_DIFFER = 2
+"""Is added to the shape of the models then."""
 
 _POWERS = (1, 2)
 """Shapes of the models: a density exp(-|x|**power), Laplace's and Gauss's."""
@@ -49,8 +62,8 @@ _FLOOR = 2.0**-23
 _NEVER = 60
 """Where a density has fallen by exp(-60) it is taken for 0."""
 
-_MOST_A_BYTE = 256
-"""No class makes a number so likely that more would fit: that of all zeros makes them 180 a byte."""
+_MOST_A_BYTE = 1024
+"""No class makes a number so likely that more would fit: that of all zeros makes them 720 a byte."""
 
 
 def encode(numbers: Integers) -> bytes:
@@ -70,25 +83,28 @@ def encode(numbers: Integers) -> bytes:
     most = max(int(magnitude.max()), 1)  # a model is of two numbers at least
     if most > MOST:
         raise ValueError(f"a number of {most:,} is too large: {MOST:,} at most")
-    classes = _classes(magnitude)
-    least = int(classes.min())
-    used = int(classes.max()) - least + 1
-    groups = [(int(kind), np.flatnonzero(classes == kind)) for kind in np.unique(classes)]
-    high = [(numbers[of_class] >> _left_out(kind)).ravel() for kind, of_class in groups]
-    shape = _best_shape([kind for kind, _ in groups], high, most)
+    best = _coded_by(_best_classes(numbers, magnitude, most), numbers, most)
+    classes, shape = best.classes, best.shape
     coder = constriction.stream.stack.AnsCoder()
-    for (kind, _), symbols in zip(reversed(groups), reversed(high), strict=True):
+    for (kind, _), symbols in zip(reversed(best.groups), reversed(best.high), strict=True):
         model, first = _model(shape, kind, most >> _left_out(kind))
         coder.encode_reverse((symbols - first).astype(np.int32), model)
+    if classes.columns is not None:
+        of_steps = _class_of(np.abs(classes.columns).mean(keepdims=True))
+        model, first = _model(0, int(of_steps[0]), _MOST_COLUMN_STEPS)
+        coder.encode_reverse((classes.columns - first).astype(np.int32), model)
+        coder.encode_reverse((of_steps - _LEAST).astype(np.int32), constriction.stream.model.Uniform(_CLASSES))
+    least, used = int(classes.rows.min()), int(classes.rows.max() - classes.rows.min()) + 1
     if used > 1:
-        coder.encode_reverse((classes - least).astype(np.int32), constriction.stream.model.Uniform(used))
+        coder.encode_reverse((classes.rows - least).astype(np.int32), constriction.stream.model.Uniform(used))
     low = b"".join(
-        pack_bits((numbers[of_class] & ((1 << bits) - 1)).ravel().astype(np.uint16), bits)
-        for kind, of_class in groups
+        pack_bits((group & ((1 << bits) - 1)).astype(np.uint16), bits)
+        for kind, group in best.groups
         if (bits := _left_out(kind))
     )
     words: bytes = coder.get_compressed().astype("<u4").tobytes()
-    return _HEADER.pack(shape, least - _LEAST, used - 1, most, len(low)) + low + words
+    differ = 0 if classes.columns is None else _COLUMNS_DIFFER
+    return _HEADER.pack(shape + differ, least - _LEAST, used - 1, most, len(low)) + low + words
 
 
 def decode(data: bytes | memoryview, rows: int, columns: int, most_allowed: int = MOST) -> Integers:
@@ -109,27 +125,34 @@ def decode(data: bytes | memoryview, rows: int, columns: int, most_allowed: int 
     constriction = _constriction()
     try:
         shape, least, used, most, size = _HEADER.unpack_from(data)
-        if shape >= len(_POWERS) or most > most_allowed or least + used >= _CLASSES:
+        differ, shape = shape >= _COLUMNS_DIFFER, shape % _COLUMNS_DIFFER
+        if data[0] >= 2 * _COLUMNS_DIFFER or most > most_allowed or least + used >= _CLASSES:
             raise ArtifactError("coded weights claim a model that there is not")
         words = data[_HEADER.size + size :]
         if _HEADER.size + size > len(data) or len(words) % 4:
             raise ArtifactError("coded weights are cut short")
         coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
-        classes = np.full(rows, least + _LEAST)
+        of_rows = np.full(rows, least + _LEAST)
         if used:
-            classes += coder.decode(constriction.stream.model.Uniform(used + 1), rows)
-        numbers = np.empty((rows, columns), dtype=np.int32)
+            of_rows += coder.decode(constriction.stream.model.Uniform(used + 1), rows)
+        of_columns = None
+        if differ:
+            (number,) = coder.decode(constriction.stream.model.Uniform(_CLASSES), 1)
+            model, first = _model(0, int(number) + _LEAST, _MOST_COLUMN_STEPS)
+            of_columns = (coder.decode(model, columns) + first).astype(np.int64)
+        classes = _Classes(of_rows, of_columns, columns)
         place = _HEADER.size
-        for kind in np.unique(classes):
-            of_class, bits = np.flatnonzero(classes == kind), _left_out(int(kind))
-            count = len(of_class) * columns
-            model, first = _model(shape, int(kind), most >> bits)
-            found = coder.decode(model, count) + first
+        found = []
+        for kind, count in classes.counts():
+            bits = _left_out(kind)
+            model, first = _model(shape, kind, most >> bits)
+            group = coder.decode(model, count) + first
             if bits:
                 taken = packed_size(count, bits)
-                found = (found << bits) | unpack_bits(data[place : place + taken], count, bits).astype(np.int32)
+                group = (group << bits) | unpack_bits(data[place : place + taken], count, bits).astype(np.int32)
                 place += taken
-            numbers[of_class] = found.reshape(-1, columns)
+            found.append(group)
+        numbers = classes.joined(found)
     except ArtifactError:
         raise
     except (struct.error, ValueError, AssertionError) as error:
@@ -139,8 +162,137 @@ def decode(data: bytes | memoryview, rows: int, columns: int, most_allowed: int 
     return numbers
 
 
-def _classes(magnitude: Integers) -> NDArray[np.int64]:
-    mean = magnitude.mean(axis=1, dtype=np.float64)
+@dataclass(frozen=True)
+class _Classes:
+    """The class of each of ``rows``, and by how many steps each of ``columns`` is above or below; None: none is."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64] | None
+    width: int
+    """Columns."""
+
+    @classmethod
+    def of_rows(cls, of_rows: NDArray[np.int64], width: int) -> _Classes:
+        """From the sum of the magnitudes of each row."""
+        return cls(_class_of(of_rows / width), None, width)
+
+    @classmethod
+    def of_both(cls, of_rows: NDArray[np.int64], of_columns: NDArray[np.int64]) -> _Classes:
+        """As if a number's expected magnitude were the product of one of its row and one of its column."""
+        relative = (of_columns + 0.3) / (of_rows.sum() + 0.3)  # a column of zeros might have held some
+        steps = np.round(_PER_OCTAVE / _COLUMN_STEP * np.log2(relative))
+        steps = np.clip(steps - np.median(steps), -_MOST_COLUMN_STEPS, _MOST_COLUMN_STEPS).astype(np.int64)
+        total = (2.0 ** (steps * _COLUMN_STEP / _PER_OCTAVE)).sum()
+        return cls(_class_of(of_rows / total), steps, len(steps))
+
+    def counts(self) -> list[tuple[int, int]]:
+        """The classes that there are, by size, and how many numbers are of each."""
+        sizes: dict[int, int] = {}
+        for kind, row, column in self._blocks:
+            sizes[kind] = sizes.get(kind, 0) + len(row) * (column.stop - column.start)
+        return sorted(sizes.items())
+
+    def apart(self, numbers: Integers) -> list[tuple[int, Integers]]:
+        """The numbers of each class, in the order of ``counts``."""
+        ordered = numbers if self.columns is None else np.ascontiguousarray(numbers[:, self._order])
+        pieces: dict[int, list[Integers]] = {}
+        rows: dict[int, Integers] = {}
+        for kind, row, column in self._blocks:
+            if id(row) not in rows:
+                rows = {id(row): ordered[row]}
+            pieces.setdefault(kind, []).append(rows[id(row)][:, column].ravel())
+        return [(kind, np.concatenate(pieces[kind])) for kind in sorted(pieces)]
+
+    def joined(self, groups: list[Integers]) -> Integers:
+        """What :meth:`apart` took apart."""
+        ordered = np.empty((len(self.rows), self.width), dtype=np.int32)
+        places = dict.fromkeys((kind for kind, _ in self.counts()), 0)
+        by_kind = dict(zip(places, groups, strict=True))
+        for kind, row, column in self._blocks:
+            size = len(row) * (column.stop - column.start)
+            piece = by_kind[kind][places[kind] : places[kind] + size]
+            ordered[row, column] = piece.reshape(len(row), -1)
+            places[kind] += size
+        if self.columns is None:
+            return ordered
+        numbers = np.empty_like(ordered)
+        numbers[:, self._order] = ordered
+        return numbers
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Of columns that differ, by how much they do."""
+        assert self.columns is not None
+        return np.argsort(self.columns, kind="stable")
+
+    @cached_property
+    def _blocks(self) -> list[tuple[int, NDArray[np.int64], slice]]:
+        """The class, the rows and the ordered columns of numbers that are of one class and lie together."""
+        runs = [(0, slice(0, self.width))]
+        if self.columns is not None:
+            steps, starts = np.unique(self.columns[self._order], return_index=True)
+            ends = [*starts[1:].tolist(), self.width]
+            runs = [*zip(steps.tolist(), map(slice, starts.tolist(), ends), strict=True)]
+        return [
+            (min(max(kind + step * _COLUMN_STEP, _LEAST), _LEAST + _CLASSES - 1), rows, run)
+            for kind, rows in ((kind, np.flatnonzero(self.rows == kind)) for kind in np.unique(self.rows).tolist())
+            for step, run in runs
+        ]
+
+    @property
+    def bits(self) -> float:
+        """About what it takes to say them."""
+        bits = len(self.rows) * math.log2(np.ptp(self.rows) + 1)
+        if self.columns is not None:
+            _, counts = np.unique(self.columns, return_counts=True)
+            bits += float(counts @ np.log2(self.width / counts)) + 16
+        return bits
+
+
+class _Coded(NamedTuple):
+    """How numbers would be coded: in ``groups`` of a class each, ``high`` without the bits left out; in ``bits``."""
+
+    classes: _Classes
+    groups: list[tuple[int, Integers]]
+    high: list[Integers]
+    shape: int
+    bits: float
+
+
+def _best_classes(numbers: Integers, magnitude: Integers, most: int) -> _Classes:
+    """Whether columns differ, as some of the rows tell."""
+    of_rows = magnitude.sum(axis=1, dtype=np.int64)
+    classes = _Classes.of_rows(of_rows, numbers.shape[1])
+    if min(numbers.shape) < 2:
+        return classes
+    columns = _Classes.of_both(of_rows, magnitude.sum(axis=0, dtype=np.int64))
+    every = max(1, numbers.size // _LOOKED_AT)
+    some = numbers[::every]
+    bits = [
+        _coded_by(_Classes(each.rows[::every], each.columns, each.width), some, most).bits * every + each.bits
+        for each in (classes, columns)
+    ]
+    return classes if bits[0] <= bits[1] else columns
+
+
+def _coded_by(classes: _Classes, numbers: Integers, most: int) -> _Coded:
+    groups = classes.apart(numbers)
+    high = [group >> left if (left := _left_out(kind)) else group for kind, group in groups]
+    costs = np.zeros(len(_POWERS))
+    low = 0
+    for (kind, group), symbols in zip(groups, high, strict=True):
+        left = _left_out(kind)
+        low += left * len(group)
+        _, first = _probabilities(0, kind, most >> left)
+        counts = np.bincount(symbols - first)
+        for shape in range(len(_POWERS)):
+            probabilities, _ = _probabilities(shape, kind, most >> left)
+            costs[shape] -= float(counts @ np.log2(probabilities[: len(counts)]))
+    return _Coded(classes, groups, high, int(np.argmin(costs)), float(costs.min()) + low)
+
+
+def _class_of(mean: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class of numbers of a mean magnitude."""
     found = np.round(_PER_OCTAVE * np.log2(np.maximum(mean, 1e-9))).astype(np.int64)
     return np.asarray(np.clip(found, _LEAST, _LEAST + _CLASSES - 1))
 
@@ -148,18 +300,6 @@ def _classes(magnitude: Integers) -> NDArray[np.int64]:
 def _left_out(kind: int) -> int:
     """How many of the lowest bits the model of a class leaves out."""
     return min(max(kind // _PER_OCTAVE - _DETAIL, 0), 16)
-
-
-def _best_shape(kinds: list[int], symbols: list[Integers], most: int) -> int:
-    costs = []
-    for shape in range(len(_POWERS)):
-        cost = 0.0
-        for kind, numbers in zip(kinds, symbols, strict=True):
-            probabilities, first = _probabilities(shape, kind, most >> _left_out(kind))
-            counts = np.bincount(numbers - first, minlength=len(probabilities))
-            cost -= float(counts @ np.log2(probabilities))
-        costs.append(cost)
-    return int(np.argmin(costs))
 
 
 def _model(shape: int, kind: int, most: int) -> tuple[Any, int]:

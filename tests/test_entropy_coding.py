@@ -51,6 +51,22 @@ def test_rows_of_any_scale_come_back(numbers: Integers) -> None:
     assert same(numbers)
 
 
+@settings(max_examples=50, deadline=None)
+@given(matrices(), st.integers(0, 2**32 - 1))
+def test_columns_of_any_scale_come_back(numbers: Integers, seed: int) -> None:
+    shrunk = np.random.default_rng(seed).integers(0, 12, size=numbers.shape[1])
+    assert same(numbers >> shrunk)
+    assert same(np.ascontiguousarray((numbers >> shrunk).T))
+
+
+def test_columns_of_many_scales_take_as_many_bytes_as_rows_of_them() -> None:
+    random = np.random.default_rng(0)
+    numbers = np.round(random.laplace(size=(500, 300)) * np.geomspace(0.1, 30, 300)).astype(np.int32)
+    numbers[:, ::7] = 0
+    assert same(numbers)
+    assert len(encode(numbers)) < 1.01 * len(encode(np.ascontiguousarray(numbers.T)))
+
+
 @settings(max_examples=150, deadline=None)
 @given(npst.arrays(np.int32, shapes, elements=st.integers(-MOST, MOST)))
 @example(np.zeros((0, 5), np.int32))
