@@ -25,6 +25,7 @@ from .passes.fold_norms import FoldNorms
 from .passes.propagate_shapes import PropagateShapes
 from .passes.split_at_cut import split_at_cut
 from .profiling import profile_graph
+from .progress import progress_bar
 from .request import Request
 from .scores import Metric, scorer_of
 from .split_model import SplitModel
@@ -45,6 +46,7 @@ def compile(
     *,
     calibration: Iterable[Any] | None = None,
     example_inputs: Any = None,
+    tune: bool = False,
 ) -> SplitModel:
     """Compile ``model`` for the device, server, link and accuracy budget of ``request``.
 
@@ -54,6 +56,7 @@ def compile(
             DataLoader works. It may stand in ``request.calibration`` instead. Half of the samples serve to plan, the
             other half to measure what the plan loses. With a profile they are not needed; if given, they measure.
         example_inputs: the inputs of one inference (tensor, tuple or dict), by default the first calibration sample.
+        tune: fit the rounded weights to the float model, for minutes: fewer bytes. See :meth:`Profile.compile`.
 
     Returns:
         The head, the tail and the plan, with the drop measured.
@@ -65,10 +68,10 @@ def compile(
     if not isinstance(request, Request):
         raise RequestError(f"request: expected a qpart_fx.Request, got {type(request).__name__}")
     if isinstance(model, Profile):  # a request's own data may be those that the profile was made with
-        result = model.compile(request, calibration=calibration)
+        result = model.compile(request, calibration=calibration, tune=tune)
     else:
         data = request.calibration if calibration is None else calibration
-        result = profile(model, data, example_inputs=example_inputs).compile(request)
+        result = profile(model, data, example_inputs=example_inputs).compile(request, tune=tune)
     if debug_level() >= 2:
         print(result.plan, file=sys.stderr)
     return result
@@ -133,7 +136,7 @@ def profile(
         levels=drops,
         compensated=rounding == "compensated",
         seed=seed,
-        progress=partial(_bar, enabled=progress),
+        progress=partial(progress_bar, enabled=progress),
     )
 
 
@@ -197,10 +200,3 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
 def _require_seed(seed: Any) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise RequestError(f"seed = {seed!r}: must be a whole number from 0, below 2**63")
-
-
-def _bar(items: Sequence[Batch], what: str, *, enabled: bool) -> Iterable[Batch]:
-    from tqdm import tqdm
-
-    bar: Iterable[Batch] = tqdm(items, desc=what, unit="batch", leave=False, disable=None if enabled else True)
-    return bar

@@ -79,8 +79,10 @@ class Plan:
     each crossing value that is quantized. ``download_bytes``: of the head's file; with the paper's rounding or method,
     the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
     holds, and ``download_bytes`` are those of the update: layers held at their width cost nothing, at another what the
-    difference of their codes takes, estimated from some channels of large ones. ``device_memory_bytes``: the head's
-    file and the peak of live activations. ``lower_bound``: proven on ``objective``, None where the method proves none.
+    difference of their codes takes, estimated from some channels of large ones. ``tuned``: the head's weights were
+    fitted to the float model afterwards; its file is a percent or so larger or smaller than planned.
+    ``device_memory_bytes``: the head's file and the peak of live activations. ``lower_bound``: proven on ``objective``,
+    None where the method proves none.
     Accuracies are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
     1 - ``confidence`` at most) and ``samples`` are None where nothing was measured; ``labelled`` says whether the drop
     is one of accuracy or of agreement with the float model.
@@ -121,6 +123,7 @@ class Plan:
     uncounted: tuple[str, ...] = ()
     weights_hash: str | None = None
     updates_held_head: bool = False
+    tuned: bool = False
 
     if not TYPE_CHECKING:  # who checks types would take any name for an attribute
 

@@ -74,6 +74,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             head_bits=tuple(_NUMBERS.validate_python(record["head_bits"])),
             graph=graph,
             rounding=read_rounding(manifest["rounding"], data[used:]),
+            fit=(),
             check=(),
             scorer=ClassScores() if record["class_scores"] is True else None,
         )

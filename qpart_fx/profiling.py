@@ -133,6 +133,7 @@ def profile_graph(
         samples=sum(batch.size for batch in fit),
         graph=graph,
         rounding=rounding,
+        fit=fit,
         check=check,
         scorer=scorer,
     )

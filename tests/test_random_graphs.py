@@ -125,6 +125,7 @@ def random_profile(seed: int) -> Profile:
         samples=1,
         graph=graph,
         rounding=NearestRounding(),
+        fit=(),
         check=(),
         scorer=None,
     )

@@ -36,6 +36,8 @@ _SHOWN = 0.05
 """Drops above this are not in the picture."""
 
 LEVELS = tuple(float(drop) for drop in np.geomspace(0.001, 0.3, 22))
+TUNED = LEVELS[6:19:2]
+"""Those whose plans are tuned as well."""
 
 
 def main() -> None:
@@ -59,7 +61,8 @@ def main() -> None:
         runs = []
         for run in ours(chosen, options.samples):
             off = run["bytes"] / run["predicted_bytes"] - 1
-            print(f"  {run['bytes']:,} bytes ({off:+.2%} of the plan's); {summary(run['judged'])}", flush=True)
+            how = ", tuned" if run["tuned"] else ""
+            print(f"  {run['bytes']:,} bytes ({off:+.2%} of the plan's){how}; {summary(run['judged'])}", flush=True)
             runs.append(run)
         write_results(RESULTS / "ours.json", "ours", {network: {"samples": options.samples, "runs": runs}})
     compare()
@@ -73,21 +76,23 @@ def ours(chosen: Subject, samples: int) -> Iterator[dict[str, Any]]:
         chosen.model, batches(chosen.calibration_data), levels=LEVELS, max_samples=samples, progress=False
     )
     profiled = process_time() - began, time() - clock
-    for drop in LEVELS:
-        began = process_time()
+    for drop, tune in ((drop, tune) for drop in LEVELS for tune in (False, True) if not tune or drop in TUNED):
+        began, clock = process_time(), time()
         try:
             plan = profile.plan(request(drop, 1e12, 1e6, 1), cut="output")
         except qpart.InfeasibleError:
             continue
-        split = profile.compile(plan, calibration=batches(chosen.calibration_data)[:1])
+        split = profile.compile(plan, calibration=batches(chosen.calibration_data)[:1], tune=tune, progress=False)
         packed = split.packed_head()
         yield {
             "level": drop,
+            "tuned": tune,
             "bytes": len(packed),
             "predicted_bytes": plan.download_bytes,
             "predicted_drop": plan.predicted_drop,
             "weight_bits": dict(plan.weight_bits),
             "seconds": process_time() - began,
+            "wall_seconds": time() - clock,
             "profile_seconds": profiled[0],
             "profile_wall_seconds": profiled[1],
             "judged": judge(split),
