@@ -139,7 +139,8 @@ class RunsForwardOnly(nn.Module):
         self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (50 * self.second(torch.relu(self.first(x)))).round().int().float()
+        scores: Tensor = (50 * self.second(torch.relu(self.first(x)))).round().int().float()
+        return scores
 
 
 def test_a_model_that_runs_forward_only_stays_as_it_was() -> None:
