@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
+from .resolution import RESOLUTIONS, width_of
 
 _DAMPING = 0.05
 """Added to the curvature's diagonal, as a share of its mean: it is of the float network, and errors elsewhere change
@@ -42,28 +43,37 @@ rectifiers are open, and so on the very inputs that their curvature along the co
 apart holds for both together in part. All of it would cost a ResNet's last layers a third of a bit, half costs none."""
 
 _COMPENSATED = 10
-"""Up to this width errors are made up for; beyond, they are too small to matter."""
+"""Up to this resolution errors are made up for; beyond, they are too small to matter."""
 
 
 class Rounding(Protocol):
-    """What stands for a weight at a width."""
+    """What stands for a weight at each of ``resolutions``."""
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        """The quantizer of the weight ``name``, whose float values are ``weight``, at a width."""
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        """Those that weights can be rounded to, rising; all of :data:`~qpart_fx.noise.WIDTHS` are among them."""
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        """The quantizer of the weight ``name``, whose float values are ``weight``, at a resolution."""
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
         """The weight as its device has it: on the quantizer's grid, shape and dtype of ``weight``."""
 
 
 @dataclass(frozen=True)
 class NearestRounding:
-    """The paper's: one step a tensor, each weight to the nearest number (eqs. 9, 10)."""
+    """The paper's: one step a tensor, each weight to the nearest number (eqs. 9, 10). Its steps fill a width, and so
+    resolutions are widths."""
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        return UniformQuantizer.of_tensor(weight, bits)
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        return WIDTHS
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
-        return self.quantizer(name, weight, bits)(weight)
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        return UniformQuantizer.of_tensor(weight, width_of(resolution))
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
+        return self.quantizer(name, weight, resolution)(weight)
 
 
 NEAREST = NearestRounding()
@@ -88,28 +98,32 @@ class Curvature:
 class CompensatedRounding:
     """Rounds by ``codes`` and steps that were worked out before, for every weight by name.
 
-    ``exponents``: of the steps at each of ``WIDTHS``, in eighths of an octave, int16 of shape (widths, channels).
-    ``codes``: at the widths whose errors are made up for, int16 of the shape (widths, channels, n).
+    ``exponents``: of the steps at each of ``RESOLUTIONS``, in eighths of an octave, int16 of shape (resolutions,
+    channels). ``codes``: at those whose errors are made up for, the first, int16 of shape (resolutions, channels, n).
     """
 
     exponents: Mapping[str, Tensor] = field(repr=False)
     codes: Mapping[str, Tensor] = field(repr=False)
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        if name not in self.exponents:
-            return NEAREST.quantizer(name, weight, bits)
-        return ChannelQuantizer(bits, self.exponents[name][bits - WIDTHS[0]])
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        return RESOLUTIONS
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
-        quantizer = self.quantizer(name, weight, bits)
-        if not isinstance(quantizer, ChannelQuantizer) or bits - WIDTHS[0] >= len(self.codes[name]):
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        if name not in self.exponents:
+            return NEAREST.quantizer(name, weight, resolution)
+        return ChannelQuantizer(width_of(resolution), self.exponents[name][RESOLUTIONS.index(resolution)])
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
+        quantizer, place = self.quantizer(name, weight, resolution), RESOLUTIONS.index(resolution)
+        if not isinstance(quantizer, ChannelQuantizer) or place >= len(self.codes[name]):
             return quantizer(weight)
-        codes = self.codes[name][bits - WIDTHS[0]].to(weight.device).reshape(weight.shape)
+        codes = self.codes[name][place].to(weight.device).reshape(weight.shape)
         return quantizer.decode(codes, weight.dtype)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> CompensatedRounding:
-        """Round ``weights`` at every width. One without a curvature is rounded as the paper does."""
+        """Round ``weights`` at every resolution. One without a curvature is rounded as the paper does."""
         exponents: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         for name, curvature in curvatures.items():
@@ -128,8 +142,8 @@ def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
     if rows:
         left = left * torch.cat([_left_of_rows(factor) for factor in rows])
     exponents = _exponents(weight, curvature.channels.float().cpu() * left)
-    widths = [bits for bits in WIDTHS if bits <= _COMPENSATED]
-    steps = ChannelQuantizer.steps_of(exponents[: len(widths)])  # (widths, rows)
+    widths = [width_of(resolution) for resolution in RESOLUTIONS if resolution <= _COMPENSATED]
+    steps = ChannelQuantizer.steps_of(exponents[: len(widths)])  # (resolutions, rows)
     most = torch.tensor([2.0 ** (bits - 1) - 1 for bits in widths])[:, None]
     wanted = weight[None].repeat(len(steps), 1, 1)
     codes = torch.empty_like(wanted)
@@ -196,16 +210,16 @@ def _of(factor: Tensor, rows: slice) -> Tensor:
 
 
 def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
-    """Of each channel's step at each of ``WIDTHS``: at the first, that of none clips it; halved with every bit."""
+    """Of each channel's step at each of ``RESOLUTIONS``: at 2 bits, that of none clips it; halved with every bit."""
     largest = weight.abs().amax(dim=1).double()
     known = sensitivity.double()
     least = known.amax() * 1e-12  # what no gradient reached may err by much, not by infinitely much
     relative = known.clamp_min(least if least > 0 else 1.0).rsqrt()
     widest = (largest / relative).amax() / 1.5 if largest.any() else torch.tensor(1.0, dtype=torch.float64)
-    halvings = torch.arange(len(WIDTHS), dtype=torch.float64)[:, None]
-    steps = torch.minimum(widest * relative * 2**-halvings, _NOTHING * largest)
+    bits = torch.tensor(RESOLUTIONS, dtype=torch.float64)[:, None]
+    steps = torch.minimum(widest * relative * 2 ** (2 - bits), _NOTHING * largest)
     # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
-    steps = torch.minimum(steps, 2 * largest * 2.0 ** (-3 * (halvings + WIDTHS[0] - _COMPENSATED - 1).clamp_min(0)))
+    steps = torch.minimum(steps, 2 * largest * 2.0 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0)))
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)
 
@@ -214,7 +228,7 @@ def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
     """By how much of a step magnitudes are lowered before rounding, where errors matter half as much as elsewhere.
 
     A magnitude of k takes -k log2(t) bits by a Laplace model p(k) ~ t**|k|. Where noise costs 6 dB a bit, the k that is
-    best for both is the nearest to a magnitude lowered by that slope. Shape (widths, rows).
+    best for both is the nearest to a magnitude lowered by that slope. Shape (resolutions, rows).
     """
     mean = (weight.abs().mean(dim=2) / steps).clamp(1e-3, 1e3)
     slope = -((mean.square() + 1).sqrt() - 1).div(mean).log2()
@@ -222,13 +236,13 @@ def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
 
 
 def _round_rows(weight: Tensor, steps: Tensor, most: Tensor, factors: list[Tensor]) -> Tensor:
-    """Codes of rows, shape (widths, rows, n), one run of columns after the other."""
+    """Codes of rows, shape (resolutions, rows, n), one run of columns after the other."""
     runs = weight.split([factor.shape[-1] for factor in factors], dim=2)
     return torch.cat([_round_columns(run, steps, most, each) for run, each in zip(runs, factors, strict=True)], dim=2)
 
 
 def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) -> Tensor:
-    """Codes of the shape (widths, rows, columns); each column's errors are taken off those after it.
+    """Codes of the shape (resolutions, rows, columns); each column's errors are taken off those after it.
 
     Args:
         factor: (1 or rows, columns, columns).
