@@ -17,7 +17,6 @@ from qpart_fx.noise import MEASURED, Booleans, Estimate, Floats, NoiseTable
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.quantizer import UniformQuantizer
 from qpart_fx.replay import Replay
-from qpart_fx.resolution import width_of
 from qpart_fx.rounding import NEAREST, Rounding
 from qpart_fx.scores import Scorer
 
@@ -35,11 +34,10 @@ def measure_noise(
     crossings: Sequence[Mapping[str, Range]],
     progress: Progress,
     rounding: Rounding = NEAREST,
-    widths: Sequence[float] = MEASURED,
+    widths: Sequence[int] = MEASURED,
     wanted: Booleans | None = None,
 ) -> tuple[NoiseTable, NoiseTable]:
-    """The noise of each layer's weights, and of what crosses each cut, at each of ``widths``; layers alone may have
-    those that are no whole bits, or fewer than two.
+    """The noise of each layer's weights, and of what crosses each cut, at each of ``widths``.
 
     Args:
         layers: node -> the names of its weights.
@@ -66,7 +64,7 @@ def measure_noise(
             for row, ranges in enumerate(crossings, start=len(layers)):
                 if ranges and wanted[row, column]:
                     values = {
-                        name: UniformQuantizer.from_range(*ends, width_of(bits))(replay.value(name))
+                        name: UniformQuantizer.from_range(*ends, bits)(replay.value(name))
                         for name, ends in ranges.items()
                     }
                     add(row, column, replay.with_values(values))

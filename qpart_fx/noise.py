@@ -1,7 +1,7 @@
 """Noise of layers by resolution and of crossing values by width: predicted, measured, and the best of both (eqs. 18 to
 22).
 
-A table's ``columns`` are resolutions or widths; widths are resolutions too, the whole ones of two bits and more.
+A table's ``columns`` are resolutions of weights or widths of values; every width is a resolution too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ WIDTHS = tuple(range(2, 17))
 """The widths that a plan can use: of what crosses, and of the paper's weights."""
 
 MEASURED = (2, 3, 4, 5, 6, 8)
-"""The widths at which the noise of layers is measured, and below them at the least resolution: at the low ones
-predictions fail, at the others they are checked."""
+"""The widths at which the noise of layers is measured: at the low ones predictions fail, at the others they are
+checked."""
 
 LOW = (2, 3, 4)
 """The widths at which the noise of a value is measured though it is predicted: there predictions fail."""
@@ -107,7 +107,7 @@ def by_width(noise: Floats, widths: Sequence[int], columns: Sequence[float] = WI
 
 
 def combined(
-    predicted: Estimate, measured: Estimate, widths: Sequence[float], columns: Sequence[float] = WIDTHS
+    predicted: Estimate, measured: Estimate, widths: Sequence[int], columns: Sequence[float] = WIDTHS
 ) -> Floats:
     """The noise at each of ``columns``, shape (rows, len(columns)), of what was predicted at all and measured at some.
 
@@ -149,25 +149,25 @@ def _geometric(every: Floats, known: Mapping[float, float]) -> Floats:
     return np.array([known.get(width, noise) for width, noise in zip(every.tolist(), between, strict=True)])
 
 
-def noise_by_width(measured: Floats, widths: Sequence[float] = MEASURED, columns: Sequence[float] = WIDTHS) -> Floats:
-    """The noise at each of ``columns`` of what cannot be predicted, from that at ``widths``, never rising.
+def noise_by_width(measured: Floats, columns: Sequence[float] = WIDTHS) -> Floats:
+    """The noise at each of ``columns`` of what cannot be predicted, from that at ``MEASURED``, never rising.
 
-    Shapes (rows, len(widths)) and (rows, len(columns)). As measured; geometric between the widths measured, and along
+    Shapes (rows, len(MEASURED)) and (rows, len(columns)). As measured; geometric between the widths measured, and along
     eqs. 18 and 19 beyond the last.
     """
     every = np.array(columns, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny
     table = np.zeros((len(measured), len(columns)))
-    seen = continued(measured, widths)
+    seen = continued(measured, MEASURED)
     for row, values in zip(table, seen, strict=True):
-        row[:] = np.exp(np.interp(every, widths, np.log(np.maximum(values, tiny))))
-    beyond = every > widths[-1]
-    table[:, beyond] = seen[:, -1:] * 4.0 ** (widths[-1] - every[beyond])
+        row[:] = np.exp(np.interp(every, MEASURED, np.log(np.maximum(values, tiny))))
+    beyond = every > MEASURED[-1]
+    table[:, beyond] = seen[:, -1:] * 4.0 ** (MEASURED[-1] - every[beyond])
     table[table <= 2 * tiny] = 0.0  # nothing was there to interpolate
     return np.asarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])
 
 
-def continued(noise: Floats, widths: Sequence[float]) -> Floats:
+def continued(noise: Floats, widths: Sequence[int]) -> Floats:
     """``noise`` at ``widths``; where it was too rare to be seen, as follows from the width before by eqs. 18 and 19."""
     table = noise.copy()
     for column in range(1, len(widths)):

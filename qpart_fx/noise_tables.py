@@ -57,8 +57,8 @@ class NoiseTables:
 
     ``layers``: at each resolution of the rounding, shape (layers, resolutions). ``values``: of those that may cross one
     of the cuts ``closed``, by name, at each of :data:`~qpart_fx.noise.WIDTHS`; ``ranges`` of all values that can be
-    quantized. ``channels``: S_c of every weight. ``of_layers``: as measured at some; ``of_input``: the same, at
-    ``MEASURED``, of what crosses when all is on the server.
+    quantized. ``channels``: S_c of every weight. ``of_layers``: as measured at ``MEASURED``; ``of_input``: the same of
+    what crosses when all is on the server.
     """
 
     layers: Floats
@@ -115,16 +115,14 @@ def noise_tables(
         measure_noise, graph, scorer=scorer, rounding=rounding, progress=lambda items: progress(items, "noise")
     )
 
-    def samples(runs: int, disturbed: int, widths: Sequence[float]) -> int:
+    def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
         return max(_LEAST_MEASURED, int(runs * runs_over / (max(1, disturbed) * len(widths) / 2)))
 
     every = rounding.resolutions
-    measured_at = tuple(sorted({every[0], *MEASURED}))
-    many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), measured_at), CHUNK)
+    many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), CHUNK)
     at_four = sensitivity.layers.noise[:, every.index(PREDICTED_FROM)]
     of_layers, _ = measure(
-        many,
-        layers=layers, crossings=[], widths=measured_at, wanted=_worth_measuring(at_four, measured_at, hopeless),
+        many, layers=layers, crossings=[], wanted=_worth_measuring(at_four, MEASURED, hopeless),
     )  # fmt: skip
     _, of_input = measure(
         many,
@@ -144,9 +142,9 @@ def noise_tables(
     _, of_others = measure(few, layers={}, crossings=[{name: ranges[name]} for name in others])
     table |= dict(zip(others, noise_by_width(of_others.noise), strict=True))
     reached = (sensitivity.layers.noise[:, every.index(PREDICTED_FROM) :] > 0).all(axis=1, keepdims=True)
-    of_reached = combined(sensitivity.layers, of_layers, measured_at, every)
+    of_reached = combined(sensitivity.layers, of_layers, MEASURED, every)
     return NoiseTables(
-        layers=np.where(reached, of_reached, noise_by_width(of_layers.noise, measured_at, every)),
+        layers=np.where(reached, of_reached, noise_by_width(of_layers.noise, every)),
         values=table,
         channels=sensitivity.channels,
         ranges=ranges,
@@ -161,13 +159,13 @@ def may_cross(node: Node) -> bool:
     return node.op != "output" and not info(node).constant and quantized_elements(node) > 0
 
 
-def _worth_measuring(predicted: Floats, widths: Sequence[float], hopeless: float) -> Booleans:
+def _worth_measuring(predicted: Floats, widths: Sequence[int], hopeless: float) -> Booleans:
     """Which widths to measure at, shape (rows, widths): not below ``PREDICTED_FROM`` where that breaks the model.
 
     Args:
         predicted: the noise at ``PREDICTED_FROM``, shape (rows,).
     """
-    return (predicted < hopeless)[:, None] | (np.array(widths) >= PREDICTED_FROM)
+    return ~(predicted >= hopeless)[:, None] | (np.array(widths) >= PREDICTED_FROM)
 
 
 def _never_best(graph: GraphModule, noise: Mapping[str, Floats]) -> list[str]:

@@ -157,8 +157,7 @@ class Plan:
 
     @property
     def resolutions(self) -> dict[str, float]:
-        """How fine the steps of each weighted node on the device are, in bits: no more than its ``weight_bits``, but
-        for 1 and 1.5, whose codes take 2."""
+        """How fine the steps of each weighted node on the device are, in bits; ``weight_bits`` are these rounded up."""
         return {layer.name: layer.resolution for layer in self.layers if layer.resolution is not None}
 
     def with_evidence(self, **evidence: Any) -> Plan:

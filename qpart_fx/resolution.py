@@ -15,24 +15,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-RESOLUTIONS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, *map(float, range(6, 17)))
-"""Those of weights with a step for each channel. Most bytes are in layers of few bits, where a bit is much of them."""
+RESOLUTIONS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, *map(float, range(6, 17)))
+"""Those of weights with a step for each channel: half an octave apart where most bytes are, in layers of few bits."""
 
 
 def width_of(resolution: float) -> int:
-    """The least width that all codes fit in, signed; there is none of one bit.
+    """The width that all codes fit in, signed.
 
-    >>> [width_of(resolution) for resolution in (1, 2, 2.5, 3)]
-    [2, 2, 3, 3]
+    >>> [width_of(resolution) for resolution in (2, 2.5, 3)]
+    [2, 3, 3]
     """
-    return max(2, math.ceil(resolution))
+    return math.ceil(resolution)
 
 
 def places_of(widths: Sequence[int], resolutions: Sequence[float]) -> NDArray[np.int64]:
     """The places of those ``resolutions`` whose codes are of one of ``widths``.
 
-    >>> places_of((2, 4), (1, 1.5, 2, 2.5, 3, 3.5, 4))
-    array([0, 1, 2, 5, 6])
+    >>> places_of((2, 4), (2, 2.5, 3, 3.5, 4))
+    array([0, 3, 4])
     """
     fit = [place for place, resolution in enumerate(resolutions) if width_of(resolution) in widths]
     return np.array(fit, dtype=np.int64)

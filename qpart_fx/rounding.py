@@ -31,8 +31,9 @@ it."""
 _BLOCK = 64
 """Columns that are rounded before the others learn of their errors."""
 
-_NOTHING = 2.5
-"""A step of so many times a channel's largest weight makes all of it zero; larger ones would say the same."""
+_LARGEST, _CAPPED = 2.0, 4
+"""Down to so many bits, no step is larger than so many times its channel's largest weight: such a channel is all zero,
+but for errors that it makes up for. Below, all steps grow with the others: few weights are left, of any channel."""
 
 _GROUPS = 16
 """Into so many groups channels are taken apart; those of a group do not make up for each other."""
@@ -210,16 +211,17 @@ def _of(factor: Tensor, rows: slice) -> Tensor:
 
 
 def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
-    """Of each channel's step at each of ``RESOLUTIONS``: at 2 bits, that of none clips it; halved with every bit."""
+    """Of each channel's step at each of ``RESOLUTIONS``: halved with every bit; at 2 bits, none clips its channel."""
     largest = weight.abs().amax(dim=1).double()
     known = sensitivity.double()
     least = known.amax() * 1e-12  # what no gradient reached may err by much, not by infinitely much
     relative = known.clamp_min(least if least > 0 else 1.0).rsqrt()
     widest = (largest / relative).amax() / 1.5 if largest.any() else torch.tensor(1.0, dtype=torch.float64)
     bits = torch.tensor(RESOLUTIONS, dtype=torch.float64)[:, None]
-    steps = torch.minimum(widest * relative * 2 ** (2 - bits), _NOTHING * largest)
+    most = _LARGEST * largest * 2 ** (_CAPPED - bits).clamp_min(0)
     # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
-    steps = torch.minimum(steps, 2 * largest * 2.0 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0)))
+    most = most * 2 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0))
+    steps = torch.minimum(widest * relative * 2 ** (2 - bits), most)
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)
 
