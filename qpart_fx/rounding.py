@@ -24,16 +24,21 @@ from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
 from .resolution import RESOLUTIONS, width_of
 
-_DAMPING = 0.05
+_COARSE = 4
+"""Below so many bits most weights are zero, and errors are as large as what they are made in."""
+
+_DAMPING, _COARSE_DAMPING = 0.05, 0.5
 """Added to the curvature's diagonal, as a share of its mean: it is of the float network, and errors elsewhere change
-it."""
+it. More is where layers are coarse: what comes into them is far from what it was, and errors that made up for each
+other no longer do. With as little damping, an MLP of such layers makes three times the noise that they make one by one.
+"""
 
 _BLOCK = 64
 """Columns that are rounded before the others learn of their errors."""
 
-_LARGEST, _CAPPED = 2.0, 4
-"""Down to so many bits, no step is larger than so many times its channel's largest weight: such a channel is all zero,
-but for errors that it makes up for. Below, all steps grow with the others: few weights are left, of any channel."""
+_LARGEST = 2.0
+"""Unless it is coarse, no step is larger than so many times its channel's largest weight: such a channel is all zero,
+but for errors that it makes up for. Below, all steps grow alike."""
 
 _GROUPS = 16
 """Into so many groups channels are taken apart; those of a group do not make up for each other."""
@@ -136,16 +141,31 @@ class CompensatedRounding:
 
 def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
     """Exponents and codes of one weight, shape (rows, n)."""
-    columns = [_factor(_level(block)) for block in curvature.columns]
-    rows = [_factor(_correlation(block)[None])[0] for block in curvature.rows]
+    columns, rows = _factors(curvature, _DAMPING)
     # What is left of each weight's error once those after it have made up for it, as a share of the whole.
     left = torch.cat([1 / _diagonal(factor).square() for factor in columns], dim=1).mean(dim=1)
     if rows:
         left = left * torch.cat([_left_of_rows(factor) for factor in rows])
     exponents = _exponents(weight, curvature.channels.float().cpu() * left)
-    widths = [width_of(resolution) for resolution in RESOLUTIONS if resolution <= _COMPENSATED]
-    steps = ChannelQuantizer.steps_of(exponents[: len(widths)])  # (resolutions, rows)
-    most = torch.tensor([2.0 ** (bits - 1) - 1 for bits in widths])[:, None]
+    coarse = sum(resolution < _COARSE for resolution in RESOLUTIONS)
+    compensated = sum(resolution <= _COMPENSATED for resolution in RESOLUTIONS)
+    codes = [
+        _codes(weight, exponents, slice(0, coarse), *_factors(curvature, _COARSE_DAMPING)),
+        _codes(weight, exponents, slice(coarse, compensated), columns, rows),
+    ]
+    return exponents, torch.cat(codes)
+
+
+def _factors(curvature: Curvature, damping: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Of the columns and of the rows."""
+    columns = [_factor(_level(block), damping) for block in curvature.columns]
+    return columns, [_factor(_correlation(block)[None], damping)[0] for block in curvature.rows]
+
+
+def _codes(weight: Tensor, exponents: Tensor, places: slice, columns: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """At some of ``RESOLUTIONS``, int16 of shape (resolutions, rows, n), by the factors of the curvature."""
+    steps = ChannelQuantizer.steps_of(exponents[places])  # (resolutions, rows)
+    most = torch.tensor([2.0 ** (width_of(resolution) - 1) - 1 for resolution in RESOLUTIONS[places]])[:, None]
     wanted = weight[None].repeat(len(steps), 1, 1)
     codes = torch.empty_like(wanted)
     first = 0
@@ -157,7 +177,7 @@ def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
             error = wanted[:, here] - codes[:, here] * steps[:, here, None]
             wanted[:, after] -= _shares(factor, group) @ error
         first += len(factor)
-    return exponents, codes.to(torch.int16)
+    return codes.to(torch.int16)
 
 
 def _groups(rows: int) -> list[slice]:
@@ -193,9 +213,9 @@ def _correlation(block: Tensor) -> Tensor:
     return _RELIED_ON * curvature * scale * scale[:, None] + (1 - _RELIED_ON) * torch.diag(reached.double())
 
 
-def _factor(curvature: Tensor) -> Tensor:
+def _factor(curvature: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factors of the inverses of damped curvatures of mean diagonal 1, float32."""
-    curvature = (curvature + _DAMPING * torch.eye(curvature.shape[-1], dtype=torch.float64)) / (1 + _DAMPING)
+    curvature = (curvature + damping * torch.eye(curvature.shape[-1], dtype=torch.float64)) / (1 + damping)
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(curvature)), upper=True)
     return factor.float()
 
@@ -218,7 +238,7 @@ def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
     relative = known.clamp_min(least if least > 0 else 1.0).rsqrt()
     widest = (largest / relative).amax() / 1.5 if largest.any() else torch.tensor(1.0, dtype=torch.float64)
     bits = torch.tensor(RESOLUTIONS, dtype=torch.float64)[:, None]
-    most = _LARGEST * largest * 2 ** (_CAPPED - bits).clamp_min(0)
+    most = _LARGEST * largest * 2 ** (_COARSE - bits).clamp_min(0)
     # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
     most = most * 2 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0))
     steps = torch.minimum(widest * relative * 2 ** (2 - bits), most)
