@@ -1,7 +1,7 @@
 """How finely the weights of a layer may be rounded, and how wide their codes then are.
 
 Weights are entropy-coded: steps set the bytes, and a width is only what the codes fit in. So a layer is given a
-resolution in bits, which need not be whole: from one to the next all its steps are halved. A value that crosses is not
+resolution in bits, which need not be whole: with every bit its steps are halved. A value that crosses is not
 coded, and has a width.
 
 Needs numpy only.

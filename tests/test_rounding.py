@@ -280,3 +280,13 @@ def test_quantizers_of_channels_are_equal_by_their_steps_and_width() -> None:
     assert first != ChannelQuantizer(5, first.exponents)
     assert first != ChannelQuantizer(4, torch.tensor([1, 3], dtype=torch.int16))
     assert first != UniformQuantizer(4, 1.0, 0)
+
+
+def test_where_a_layer_is_coarse_the_steps_of_all_channels_grow() -> None:
+    """Also those that are twice a channel's largest weight already."""
+    weight = random_weight(6, 40)
+    exponents = rounding_of(weight, Curvature(10.0 ** torch.arange(6), (torch.eye(40)[None],))).exponents["w"].int()
+    two, four = exponents[RESOLUTIONS.index(2)], exponents[RESOLUTIONS.index(4)]
+    assert (two - four).tolist() == [2 * STEPS_PER_OCTAVE] * 6
+    largest = weight.abs().amax(dim=1)
+    assert bool((ChannelQuantizer.steps_of(four.to(torch.int16)) >= 2 * largest).any())
