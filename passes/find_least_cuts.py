@@ -10,7 +10,6 @@ from torch.fx import GraphModule
 
 from qpart_fx.cut import Cut
 from qpart_fx.cut_table import cuts_of
-from qpart_fx.noise import WIDTHS
 from qpart_fx.solver.whole_graph import WholeGraph
 
 _SENT = 10 ** np.arange(-3, 3.25, 0.5)
@@ -42,7 +41,7 @@ def _least_sets(whole: WholeGraph, budgets: Sequence[float]) -> list[int]:
     """The closed sets, as bit masks."""
     graph = whole.graph
     macs = max(1, sum(block.macs for block in graph.blocks))
-    weights = max(1.0, float(whole.weight_bits[:, 8 - WIDTHS[0]].sum()))
+    weights = max(1.0, float(whole.weight_bits[:, whole.resolutions.index(8)].sum()))
     value = max(1.0, 8 * float(whole.value_sizes.mean()))
     found: dict[int, None] = {}
     for (device, server), sent, downloaded, budget in product(((1, 0), (0, 1)), _SENT, _DOWNLOADED, budgets):

@@ -13,7 +13,6 @@ from torch.fx import GraphModule
 from qpart_fx.calibration import Batch
 from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_rivals
 from qpart_fx.inputs import positional
-from qpart_fx.noise import WIDTHS
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.rounding import NEAREST, Rounding
 from qpart_fx.scores import ClassScores, Scorer
@@ -49,7 +48,8 @@ def measure_drop(
     Runs the network once for each plan, all layers quantized.
 
     Args:
-        layers: node -> the names of its weights. weight_bits, noise: predicted, of each at each of ``WIDTHS``.
+        layers: node -> the names of its weights. weight_bits, noise: predicted, of each at each resolution of
+            ``rounding``.
         white: what white noise would cost.
     """
     relaxation = Relaxation.of(weight_bits, noise)
@@ -57,7 +57,7 @@ def measure_drop(
     budgets = (
         [white.noise_at(drop) for drop in _DROPS]
         if classes
-        else [float(noise[:, bits - WIDTHS[0]].sum()) for bits in _UNIFORM]
+        else [float(noise[:, rounding.resolutions.index(bits)].sum()) for bits in _UNIFORM]
     )
     plans = [plan for budget in budgets if (plan := relaxation.rounded(budget)) is not None and plan.noise > 0]
     measured, drop = np.zeros(len(plans)), np.zeros(len(plans))
@@ -75,7 +75,8 @@ def measure_drop(
         for place, plan in enumerate(plans):
             with ExitStack() as stack:
                 for option, weights in zip(plan.options, layers.values(), strict=True):
-                    stack.enter_context(rounded_weights(graph_module, weights, WIDTHS[int(option)], rounding))
+                    resolution = rounding.resolutions[int(option)]
+                    stack.enter_context(rounded_weights(graph_module, weights, resolution, rounding))
                 output = graph_module(*positional(graph_module, batch.args, batch.kwargs))
             measured[place] += scorer.noise(clean, output).sum()
             drop[place] += scorer.drop(clean, output, batch) * batch.size

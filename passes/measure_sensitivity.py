@@ -53,11 +53,12 @@ _VALUE_SAMPLES = 16
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Predicted noise at each of :data:`~qpart_fx.noise.WIDTHS`, for those from ``PREDICTED_FROM`` on.
+    """Predicted noise, from ``PREDICTED_FROM`` bits on.
 
-    ``layers``: shape (layers, widths), 0 in a row that no gradient reaches. ``values``: of each value that a gradient
-    reaches, shape (widths,). ``channels``: for every weight by name, the squared norm of the Jacobian of the scores in
-    each channel's weights (S_c; mean over samples), along the weight's first dimension.
+    ``layers``: at each resolution of the rounding, shape (layers, resolutions), 0 in a row that no gradient reaches.
+    ``values``: of each value that a gradient reaches, at each of :data:`~qpart_fx.noise.WIDTHS`. ``channels``: for
+    every weight by name, the squared norm of the Jacobian of the scores in each channel's weights (S_c; mean over
+    samples), along the weight's first dimension.
     """
 
     layers: Estimate
@@ -101,29 +102,31 @@ def measure_sensitivity(
     except torch.OutOfMemoryError:  # a RuntimeError, but none of the model's
         raise
     except (RuntimeError, NotImplementedError):  # it runs forward only: writes to what the way back needs, for example
-        nothing = np.zeros((len(layers), len(WIDTHS)))
+        nothing = np.zeros((len(layers), len(rounding.resolutions)))
         return Sensitivity(Estimate(nothing, nothing), {}, {})
     finally:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)
     values = {
-        name: _by_width(np.concatenate(draws)[:, None], _OF_VALUES) for name, draws in probe.noise.items() if draws
+        name: _by_width(np.concatenate(draws)[:, None], _OF_VALUES, WIDTHS)
+        for name, draws in probe.noise.items()
+        if draws
     }
     samples = sum(len(draws) for draws in of_layers)
     return Sensitivity(
-        layers=_by_width(np.concatenate(of_layers), _OF_LAYERS),
+        layers=_by_width(np.concatenate(of_layers), _OF_LAYERS, rounding.resolutions),
         values={name: Estimate(each.noise[0], each.error[0]) for name, each in values.items() if each.noise.any()},
         channels={name: np.asarray(each.numpy() / samples) for name, each in zip(names, energy, strict=True)},
     )
 
 
-def _by_width(draws: Floats, widths: Sequence[int]) -> Estimate:
-    """The estimate at all widths, from draws of shape (draws, rows, len(widths)); rows with holes are all 0."""
+def _by_width(draws: Floats, widths: Sequence[int], columns: Sequence[float]) -> Estimate:
+    """The estimate at all ``columns``, from draws of shape (draws, rows, len(widths)); rows with holes are all 0."""
     found = Estimate.of(draws)
     noise = continued(found.noise, widths)
     sound = (np.isfinite(noise) & (noise > 0)).all(axis=1, keepdims=True)
-    error = np.array([np.interp(WIDTHS, widths, row) for row in found.error]).reshape(-1, len(WIDTHS))
-    return Estimate(np.where(sound, by_width(noise, widths), 0.0), error)
+    error = np.array([np.interp(columns, widths, row) for row in found.error]).reshape(-1, len(columns))
+    return Estimate(np.where(sound, by_width(noise, widths, columns), 0.0), error)
 
 
 @torch.no_grad()

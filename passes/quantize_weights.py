@@ -17,19 +17,19 @@ from qpart_fx.rounding import NEAREST, Rounding
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
-    """Rounds every weight of the nodes named in ``bits`` to that many bits, in place; the graph stays as it is."""
+    """Rounds every weight of the nodes in ``resolutions`` to that many bits, in place; the graph stays as it is."""
 
-    bits: Mapping[str, int]
+    resolutions: Mapping[str, float]
     rounding: Rounding = NEAREST
 
     def run(self, graph_module: GraphModule) -> PassResult:
         quantizers: dict[str, WeightQuantizer] = {}
         with torch.no_grad():
             for node in graph_module.graph.nodes:
-                for name in info(node).weights if node.name in self.bits else ():
+                for name in info(node).weights if node.name in self.resolutions else ():
                     weight = graph_module.get_parameter(name)
-                    bits = self.bits[node.name]
-                    quantizers[name] = self.rounding.quantizer(name, weight, bits)
-                    weight.copy_(self.rounding.rounded(name, weight, bits))
+                    resolution = self.resolutions[node.name]
+                    quantizers[name] = self.rounding.quantizer(name, weight, resolution)
+                    weight.copy_(self.rounding.rounded(name, weight, resolution))
         set_weight_quantizers(graph_module, quantizers)
         return PassResult(graph_module, modified=False)

@@ -1,4 +1,4 @@
-"""Plans proven best: over every closed set of the graph, with a width for every layer and every crossing value."""
+"""Plans proven best: over every closed set of the graph, all resolutions of layers, and all widths of what crosses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
 from .prices import Prices, download_price_per_bit, upload_price_per_bit
 from .request import Request
+from .resolution import width_of
 from .solver.allocate import SLACK, PairAllocation, allocate_pairs
 from .solver.choice import Choice, limits_overstepped
 from .solver.patterns import Held, Network, PatternMaker
@@ -26,7 +27,7 @@ from .solver.whole_graph import WholeGraph
 from .solver.width_speeds import solve
 
 if TYPE_CHECKING:
-    from .model_profile import Profile
+    from .model_profile import LayerProfile, Profile
 
 Integers = NDArray[np.int64]
 
@@ -39,7 +40,7 @@ Widths = tuple[tuple[int, ...], tuple[int, ...] | None]
 
 
 class _Pattern(NamedTuple):
-    """A cut and its widths: what one inference does, the memory it takes, the widths of what crosses,
+    """A cut, its resolutions and its widths: what one inference does, the memory it takes, the widths of what crosses,
     and the fields of plans that do not depend on the request."""
 
     cut: int
@@ -69,10 +70,13 @@ class ExactPlanner:
         places = {value.name: index for index, value in enumerate(profile.values)}
         cuts = profile.closed_cuts
         on_device = [set(cut.device_nodes) for cut in cuts]
+        resolutions = profile.rounding.resolutions
+        shape = -1, len(resolutions)
         return Network(
-            weight_bits=np.array([layer.bits_by_width for layer in profile.layers]).reshape(-1, len(WIDTHS)),
+            resolutions=resolutions,
+            weight_bits=np.array([[*layer.bits_by_resolution.values()] for layer in profile.layers]).reshape(shape),
             macs=np.array([layer.macs for layer in profile.layers], dtype=np.float64),
-            noise=np.array([layer.noise_by_width for layer in profile.layers]).reshape(-1, len(WIDTHS)),
+            noise=np.array([[*layer.noise_by_resolution.values()] for layer in profile.layers]).reshape(shape),
             value_sizes=np.array([value.elements for value in profile.values], dtype=np.float64),
             value_noise=np.array([value.noise_by_width for value in profile.values]).reshape(-1, len(WIDTHS)),
             layers=np.array([[layer.name in nodes for layer in profile.layers] for nodes in on_device]),
@@ -92,19 +96,23 @@ class ExactPlanner:
             return None
         return WholeGraph.of(
             profile.cut_graph,
-            weight_bits={layer.name: layer.bits_by_width for layer in profile.layers},
-            noise={layer.name: layer.noise_by_width for layer in profile.layers},
+            profile.rounding.resolutions,
+            weight_bits={layer.name: [*layer.bits_by_resolution.values()] for layer in profile.layers},
+            noise={layer.name: [*layer.noise_by_resolution.values()] for layer in profile.layers},
             value_noise={value.name: value.noise_by_width for value in profile.values},
         )
 
     @cached_property
-    def _planned(self) -> list[dict[int | None, PlannedLayer]]:
-        """Each layer in a plan, by its width: made once, since a plan has many."""
+    def _planned(self) -> list[dict[float | None, PlannedLayer]]:
+        """Each layer in a plan, by its resolution: made once, since a plan has many."""
+
+        def planned(layer: LayerProfile, resolution: float | None, coded: float | None) -> PlannedLayer:
+            bits = None if resolution is None else width_of(resolution)
+            return PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits, coded, resolution)
+
         return [
-            {
-                bits: PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits, coded)
-                for bits, coded in ((None, None), *zip(WIDTHS, layer.bits_by_width, strict=True))
-            }
+            {None: planned(layer, None, None)}
+            | {resolution: planned(layer, resolution, bits) for resolution, bits in layer.bits_by_resolution.items()}
             for layer in self.profile.layers
         ]
 
@@ -145,14 +153,14 @@ class ExactPlanner:
         return self._plan(request, table, pattern, prices, self._lower_bound(request, table, prices))
 
     def stores(self, table: PatternTable, plan: Plan) -> bool:
-        """Whether the plan's cut and widths are those of one of the patterns of ``table``."""
+        """Whether the plan's cut, resolutions and widths are those of one of the patterns of ``table``."""
         cut = self._places.get(plan.cut)
         if cut is None:
             return False
-        widths = np.array([layer.bits or 0 for layer in plan.layers], dtype=np.uint8)
+        resolutions = np.array([layer.resolution or 0 for layer in plan.layers], dtype=np.float32)
         values = tuple(plan.activation_bits[self.profile.values[place].name] for place in self.network.values[cut])
         patterns = table.patterns
-        same = (patterns.cut == cut) & (patterns.widths == widths).all(axis=1)
+        same = (patterns.cut == cut) & (patterns.resolutions == resolutions).all(axis=1)
         return any(patterns.value_widths[row] == values for row in np.flatnonzero(same))
 
     @cached_property
@@ -217,7 +225,7 @@ class ExactPlanner:
             )
         key = plan.device_nodes, plan.layers
         if key not in self._helds:
-            known = [of_layer.get(layer.bits) for of_layer, layer in zip(self._planned, plan.layers, strict=True)]
+            known = [of_layer.get(layer.resolution) for of_layer, layer in zip(self._planned, plan.layers, strict=True)]
             self._helds[key] = held_by(self.network, profile.closed_cuts, known, plan, profile.update_bits)
         return self._helds[key]
 
@@ -305,8 +313,7 @@ class ExactPlanner:
             objective = base + found.objective
             if objective < reached * (1 - 1e-12):
                 reached = objective
-                widths = np.zeros(len(self.network.weight_bits), dtype=np.uint8)
-                widths[self.network.layers[cut]] = np.array(maker.widths, dtype=np.uint8)[found.weight_options]
+                resolutions = maker.resolutions_of(cut, found.weight_options)
                 value_widths = tuple(maker.value_widths[option] for option in found.crossing_options)
                 of_cut = without_bits.of(place)
                 work = replace(
@@ -315,7 +322,7 @@ class ExactPlanner:
                     upload_bits=of_cut.upload_bits + found.crossing_bits,
                 )
                 memory = work.download_bits / 8 + float(self.network.peak_bytes[cut])
-                best = self._pattern(cut, widths, value_widths, work, found.noise, memory)
+                best = self._pattern(cut, resolutions, value_widths, work, found.noise, memory)
         return best, least
 
     def _pattern_of(self, table: PatternTable, row: int) -> _Pattern:
@@ -329,12 +336,14 @@ class ExactPlanner:
         patterns = table.patterns
         cut, noise = int(patterns.cut[row]), float(patterns.noise[row])
         memory = float(table.memory_bytes[row])
-        return self._pattern(cut, patterns.widths[row], patterns.value_widths[row], table.work.of(row), noise, memory)
+        return self._pattern(
+            cut, patterns.resolutions[row], patterns.value_widths[row], table.work.of(row), noise, memory
+        )
 
     def _pattern(
         self,
         cut: int,
-        widths: NDArray[np.uint8],
+        resolutions: NDArray[np.float32],
         value_widths: tuple[int, ...],
         work: Work[float],
         noise: float,
@@ -349,7 +358,7 @@ class ExactPlanner:
             "method": "exact",
             "cut": place.crossing,
             "device_nodes": place.device_nodes,
-            "layers": tuple(made[width or None] for made, width in zip(self._planned, widths.tolist(), strict=True)),
+            "layers": tuple(made[bits or None] for made, bits in zip(self._planned, resolutions.tolist(), strict=True)),
             "download_bytes": -(-int(work.download_bits) // 8),
             "upload_bytes": -(-int(work.upload_bits) // 8),
             "device_memory_bytes": math.ceil(memory_bytes),

@@ -1,6 +1,6 @@
 """How large a head's file, or an update of it, will be, before it is written.
 
-Its weights at every width, and the rest at every cut.
+Its weights at every resolution, and the rest at every cut.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .errors import ArtifactError
 from .graph_json import node_to_record
 from .head_update import code_difference
 from .meta import info
-from .noise import WIDTHS
 from .operations import module_to_record
 from .plan_summary import PlanSummary
 from .quantizer import ChannelQuantizer, UniformQuantizer
+from .resolution import width_of
 from .rounding import Rounding
 from .stored_tensor import ChannelTensor, Row
 from .tensor_table import write_quantized
 
 
-def coded_bits(rounding: Rounding, name: str, weight: Tensor, bits: int) -> float:
-    """Bits of a weight's data in the file, at a width: eq. 14 for the paper's rounding, the coded ones else."""
-    quantizer = rounding.quantizer(name, weight, bits)
+def coded_bits(rounding: Rounding, name: str, weight: Tensor, resolution: float) -> float:
+    """Bits of a weight's data in the file, at a resolution: eq. 14 for the paper's rounding, the coded ones else."""
+    quantizer = rounding.quantizer(name, weight, resolution)
     if isinstance(quantizer, UniformQuantizer):
-        return float(bits * weight.numel())
-    _, data = write_quantized(rounding.rounded(name, weight.detach(), bits).cpu(), quantizer)
+        return float(quantizer.bits * weight.numel())
+    _, data = write_quantized(rounding.rounded(name, weight.detach(), resolution).cpu(), quantizer)
     return 8.0 * len(data)
 
 
@@ -43,30 +43,30 @@ _SAMPLED = 1 << 16
 """Numbers that are coded to learn how many bits differences take: within some percent, in 20 to 40 ms a layer."""
 
 
-def update_bits(rounding: Rounding, name: str, weight: Tensor, held: int) -> tuple[float, ...]:
-    """Bits of a weight's data in an update, at each of ``WIDTHS``, where the device has it at the width ``held``, if
+def update_bits(rounding: Rounding, name: str, weight: Tensor, held: float) -> tuple[float, ...]:
+    """Bits of a weight's data in an update, at each resolution, where the device has it at the resolution ``held``, if
     the difference is sent; eq. 14 for the paper's rounding, whose codes are sent anew.
 
     Of a large weight, some channels are coded and stand for all.
     """
     if not isinstance(rounding.quantizer(name, weight, held), ChannelQuantizer) or not weight.numel():
-        return tuple(float(bits * weight.numel()) for bits in WIDTHS)
+        return tuple(float(width_of(resolution) * weight.numel()) for resolution in rounding.resolutions)
     channels = max(1, min(len(weight), _SAMPLED * len(weight) // weight.numel()))
     rows = torch.linspace(0, len(weight) - 1, channels).round().long()
     known = _channels_of(rounding, name, weight, held, rows)
     found = []
-    for bits in WIDTHS:
-        _, steps, codes = code_difference(known, _channels_of(rounding, name, weight, bits, rows))
+    for resolution in rounding.resolutions:
+        _, steps, codes = code_difference(known, _channels_of(rounding, name, weight, resolution, rows))
         found.append(8.0 * (len(steps) + len(codes)) * len(weight) / channels)
     return tuple(found)
 
 
-def _channels_of(rounding: Rounding, name: str, weight: Tensor, bits: int, rows: Tensor) -> ChannelTensor:
-    quantizer = rounding.quantizer(name, weight, bits)
+def _channels_of(rounding: Rounding, name: str, weight: Tensor, resolution: float, rows: Tensor) -> ChannelTensor:
+    quantizer = rounding.quantizer(name, weight, resolution)
     assert isinstance(quantizer, ChannelQuantizer)
-    sampled = ChannelQuantizer(bits, quantizer.exponents[rows])
-    codes = sampled.encode(rounding.rounded(name, weight.detach(), bits).cpu()[rows]).numpy().astype(np.int16)
-    return ChannelTensor(name, "float32", codes.shape, None, bits, sampled.exponents.numpy(), codes)
+    sampled = ChannelQuantizer(quantizer.bits, quantizer.exponents[rows])
+    codes = sampled.encode(rounding.rounded(name, weight.detach(), resolution).cpu()[rows]).numpy().astype(np.int16)
+    return ChannelTensor(name, "float32", codes.shape, None, quantizer.bits, sampled.exponents.numpy(), codes)
 
 
 def head_bits(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """What a device that holds a head of an earlier plan need not download, in numbers, before any update is made.
 
-A layer at the width that it is held at costs nothing; at another, its codes or their difference from those held,
+A layer at the resolution that it is held at costs nothing; at another, its codes or their difference from those held,
 whichever is less. What a file holds beside the weights (graph, biases, norms) is priced as what the new cut's has more
 than that of the largest known cut inside both heads.
 """
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .cut import Cut
-from .noise import WIDTHS
 from .plan import Plan, PlannedLayer
 from .solver.patterns import Held, Network
 
@@ -20,7 +19,7 @@ _UPDATE_BITS = 8.0 * 230
 """Of any update: its framing, the hashes of both files, the plan's summary, how what now crosses is rounded."""
 
 _ROW_BITS = 8.0 * 16
-"""Of a layer that is held at another width, beside its codes: what the update says of it."""
+"""Of a layer that is held at another resolution, beside its codes: what the update says of it."""
 
 
 def held_by(
@@ -28,23 +27,23 @@ def held_by(
     cuts: Sequence[Cut],
     known: Sequence[PlannedLayer | None],
     plan: Plan,
-    update_bits: Callable[[str, int], Sequence[float]],
+    update_bits: Callable[[str, float], Sequence[float]],
 ) -> Held:
     """What a device saves that holds the head of ``plan``.
 
     Args:
-        known: each layer as it would stand in a plan of the profile at the width that ``plan`` gives it, None for one
-            that is not in its head. One that differs was rounded otherwise, and is no use.
-        update_bits: of a layer by name that is held at a width, what its difference takes at each of ``WIDTHS``.
+        known: each layer as it would stand in a plan of the profile at the resolution that ``plan`` gives it, None for
+            one that is not in its head. One that differs was rounded otherwise, and is no use.
+        update_bits: of a layer by name that is held at a resolution, what its difference takes at each.
     """
     saved = np.zeros_like(network.weight_bits)
     framed = bool(network.head_bits.any())
     for place, (layer, of_plan) in enumerate(zip(known, plan.layers, strict=True)):
-        if layer is not None and layer.bits is not None:
+        if layer is not None and layer.resolution is not None:
             saved[place] = -_ROW_BITS * framed
             if layer == of_plan:
-                column, whole = layer.bits - WIDTHS[0], network.weight_bits[place]
-                saved[place] += np.maximum(whole - update_bits(layer.name, layer.bits), 0.0)
+                column, whole = network.resolutions.index(layer.resolution), network.weight_bits[place]
+                saved[place] += np.maximum(whole - update_bits(layer.name, layer.resolution), 0.0)
                 saved[place, column] = whole[column]
     beside = np.array(_inside_both(network.head_bits.tolist(), cuts, plan.device_nodes))
     return Held(saved, np.where(beside > 0, beside - _UPDATE_BITS, 0.0))

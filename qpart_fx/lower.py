@@ -31,7 +31,7 @@ def lower(
     """
     head, tail = split_at_cut(graph, plan.cut, plan.device_nodes)
     payload = {name: UniformQuantizer.from_range(*ranges[name], bits) for name, bits in plan.activation_bits.items()}
-    passes: list[Pass] = [QuantizeWeights(plan.weight_bits, rounding), QuantizePayload(payload)]
+    passes: list[Pass] = [QuantizeWeights(plan.resolutions, rounding), QuantizePayload(payload)]
     if not isinstance(rounding, NearestRounding):  # the paper's head keeps biases and norms in float
         passes.insert(0, HalveFloats())
     head = Pipeline(passes).run(head)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .split_model import SplitModel
 
 METHODS = ("exact", "paper")
-"""``"exact"``: proven best over every cut of the graph and every width. ``"paper"``: Algorithms 1 and 2 of the paper as
-written, the reference that other methods are compared with; its bytes are those of eq. 14, and with a profile of
-``rounding="nearest"`` its quantizer is the paper's as well."""
+"""``"exact"``: proven best over every cut of the graph and every choice of bits. ``"paper"``: Algorithms 1 and 2 of the
+paper as written, the reference that other methods are compared with; its bytes are those of eq. 14, and with a profile
+of ``rounding="nearest"`` its quantizer is the paper's as well."""
 
 _CONFIDENCE = 0.95
 
@@ -57,10 +57,10 @@ _LIKELY = 0.8
 class LayerProfile:
     """A weighted node. ``macs`` and ``activation_elements`` (of its output) are for one inference.
 
-    ``noise_by_width``: sigma_w of eq. 18 at each of :data:`~qpart_fx.noise.WIDTHS`, predicted by backward passes and
-    corrected by what was measured. ``bits_by_width``: of its weights in a head's file. ``channel_sensitivity``: for
-    each weight by name, the mean squared norm of the Jacobian of the scores in the weights of each channel, along the
-    weight's first dimension. ``robustness``: rho of eq. 22.
+    ``noise_by_resolution``: sigma_w of eq. 18 at each resolution that the profile's rounding has, rising, predicted by
+    backward passes and corrected by what was measured. ``bits_by_resolution``: of its weights in a head's file.
+    ``channel_sensitivity``: for each weight by name, the mean squared norm of the Jacobian of the scores in the weights
+    of each channel, along the weight's first dimension. ``robustness``: rho of eq. 22.
     """
 
     name: str
@@ -68,20 +68,26 @@ class LayerProfile:
     macs: int
     parameters: int
     activation_elements: int
-    noise_by_width: tuple[float, ...]
-    bits_by_width: tuple[float, ...]
+    noise_by_resolution: Mapping[float, float]
+    bits_by_resolution: Mapping[float, float]
     channel_sensitivity: Mapping[str, tuple[float, ...]] = field(repr=False)
     robustness: float
 
     @property
     def sensitivity(self) -> float:
         """s_w of eq. 18: the noise on the output at zero bits, by the line through a width where noise is linear."""
-        return self.noise_by_width[WIDTHS.index(LINEAR_FROM)] * 4.0**LINEAR_FROM
+        return self.noise_by_resolution[LINEAR_FROM] * 4.0**LINEAR_FROM
+
+    @property
+    def noise_by_width(self) -> tuple[float, ...]:
+        """The noise at each of :data:`~qpart_fx.noise.WIDTHS`."""
+        return tuple(self.noise_by_resolution[bits] for bits in WIDTHS)
 
 
 @dataclass(frozen=True, slots=True)
 class ValueProfile:
-    """A value that may cross a cut, quantized: ``elements`` of one inference, and ``noise_by_width`` as of a layer."""
+    """A value that may cross a cut, quantized: ``elements`` of one inference, and ``noise_by_width``, sigma_x of eq. 19
+    at each of :data:`~qpart_fx.noise.WIDTHS`."""
 
     name: str
     elements: int
@@ -139,7 +145,7 @@ class Profile:
     fit: Sequence[Batch] = field(repr=False, compare=False)
     check: Sequence[Batch] = field(repr=False, compare=False)
     scorer: Scorer | None = field(repr=False, compare=False)
-    _update_bits: dict[tuple[str, int], tuple[float, ...]] = field(
+    _update_bits: dict[tuple[str, float], tuple[float, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -169,9 +175,9 @@ class Profile:
                 "given: profile the model again"
             )
 
-    def update_bits(self, layer: str, held: int) -> tuple[float, ...]:
-        """Bits of the weights of a layer in an update of a head, at each of :data:`~qpart_fx.noise.WIDTHS`, where the
-        device has them at the width ``held`` and is sent the difference; of a large one, estimated."""
+    def update_bits(self, layer: str, held: float) -> tuple[float, ...]:
+        """Bits of the weights of a layer in an update of a head, at each resolution, where the device has them at the
+        resolution ``held`` and is sent the difference; of a large one, estimated."""
         if (layer, held) not in self._update_bits:
             from .head_size import update_bits
             from .meta import info

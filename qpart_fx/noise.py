@@ -1,8 +1,12 @@
-"""Noise of layers and crossing values by width: predicted, measured, and the best of both (eqs. 18 to 22)."""
+"""Noise of layers by resolution and of crossing values by width: predicted, measured, and the best of both (eqs. 18 to
+22).
+
+A table's ``columns`` are resolutions of weights or widths of values; every width is a resolution too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +18,7 @@ Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 WIDTHS = tuple(range(2, 17))
-"""The widths that a plan can use."""
+"""The widths that a plan can use: of what crosses, and of the paper's weights."""
 
 MEASURED = (2, 3, 4, 5, 6, 8)
 """The widths at which the noise of layers is measured: at the low ones predictions fail, at the others they are
@@ -91,33 +95,36 @@ class NoiseTable(Estimate):
         return found
 
 
-def by_width(noise: Floats, widths: Sequence[int]) -> Floats:
-    """Noise at each of ``WIDTHS`` from that at some ``widths``: eqs. 18 and 19 times a factor, geometric in between.
+def by_width(noise: Floats, widths: Sequence[int], columns: Sequence[float] = WIDTHS) -> Floats:
+    """Noise at each of ``columns`` from that at some ``widths``: eqs. 18 and 19 times a factor, geometric in between.
 
-    Shapes (rows, len(widths)) and (rows, len(WIDTHS)).
+    Shapes (rows, len(widths)) and (rows, len(columns)).
     """
-    every = np.array(WIDTHS, dtype=np.float64)
+    every = np.array(columns, dtype=np.float64)
     factors = np.maximum(noise, np.finfo(np.float64).tiny) * 4.0 ** np.array(widths, dtype=np.float64)
     table = np.array([np.exp(np.interp(every, widths, np.log(row))) for row in factors])
-    return table.reshape(-1, len(WIDTHS)) * 4.0**-every
+    return table.reshape(-1, len(columns)) * 4.0**-every
 
 
-def combined(predicted: Estimate, measured: Estimate, widths: Sequence[int]) -> Floats:
-    """The noise at each of ``WIDTHS``, shape (rows, len(WIDTHS)), of what was predicted at all and measured at some.
+def combined(
+    predicted: Estimate, measured: Estimate, widths: Sequence[int], columns: Sequence[float] = WIDTHS
+) -> Floats:
+    """The noise at each of ``columns``, shape (rows, len(columns)), of what was predicted at all and measured at some.
 
     From ``PREDICTED_FROM`` bits on predictions are multiplied by what was measured of them: in so far as the two differ
     by more than their errors explain (shrunk as by James and Stein, 1961), geometric between the widths measured, and
-    half as much a bit beyond, as the terms do that predictions leave out. Below, only measurements count; where there
-    is none, because the width above broke the model, noise is taken to rise fourfold a bit.
+    half as much a bit beyond, as the terms do that predictions leave out. Below, only measurements count, geometric
+    between them; where there is none, because the width above broke the model, noise is taken to rise fourfold a bit.
 
     Args:
-        predicted: at each of ``WIDTHS``; those below ``PREDICTED_FROM`` are not looked at.
-        measured: at ``widths``, rising, ``PREDICTED_FROM`` among them.
+        predicted: at each of ``columns``; those below ``PREDICTED_FROM`` are not looked at.
+        measured: at ``widths``, rising, ``PREDICTED_FROM`` and the first of ``columns`` among them.
     """
     table = predicted.noise.copy()
     checked = [column for column, width in enumerate(widths) if width >= PREDICTED_FROM]
-    places = [widths[column] - WIDTHS[0] for column in checked]
-    every = np.arange(WIDTHS[0], WIDTHS[-1] + 1)
+    places = [columns.index(widths[column]) for column in checked]
+    every = np.array(columns, dtype=np.float64)
+    lowest = every < PREDICTED_FROM
     for row in range(len(table)):
         off = np.zeros(len(checked))
         for number, (column, place) in enumerate(zip(checked, places, strict=True)):
@@ -128,27 +135,34 @@ def combined(predicted: Estimate, measured: Estimate, widths: Sequence[int]) -> 
                 off[number] = ratio * max(0.0, 1 - variance / ratio**2) if ratio else 0.0
         beyond = np.maximum(every - widths[checked[-1]], 0)
         table[row] *= np.exp(np.interp(every, [widths[column] for column in checked], off) * 0.5**beyond)
-        for width in range(PREDICTED_FROM - 1, WIDTHS[0] - 1, -1):
-            place = width - WIDTHS[0]
-            found = measured.noise[row, widths.index(width)] if width in widths else np.nan
-            table[row, place] = found if found > 0 else 4 * table[row, place + 1]
+        below = {float(PREDICTED_FROM): float(table[row, columns.index(PREDICTED_FROM)])}
+        for column, width in reversed([*enumerate(widths[: checked[0]])]):
+            found, (above, last) = float(measured.noise[row, column]), [*below.items()][-1]
+            below[width] = found if found > 0 else last * 4.0 ** (above - width)
+        table[row, lowest] = _geometric(every[lowest], dict(reversed(below.items())))
     return table
 
 
-def noise_by_width(measured: Floats) -> Floats:
-    """The noise at each of ``WIDTHS`` of what cannot be predicted, from that at ``MEASURED``, never rising.
+def _geometric(every: Floats, known: Mapping[float, float]) -> Floats:
+    """The noise at each of ``every`` from what is ``known`` at some, rising; to the last bit where it is known."""
+    between = np.exp(np.interp(every, [*known], np.log(np.maximum([*known.values()], np.finfo(np.float64).tiny))))
+    return np.array([known.get(width, noise) for width, noise in zip(every.tolist(), between, strict=True)])
 
-    Shapes (rows, len(MEASURED)) and (rows, len(WIDTHS)). As measured; geometric between the widths measured, and along
+
+def noise_by_width(measured: Floats, columns: Sequence[float] = WIDTHS) -> Floats:
+    """The noise at each of ``columns`` of what cannot be predicted, from that at ``MEASURED``, never rising.
+
+    Shapes (rows, len(MEASURED)) and (rows, len(columns)). As measured; geometric between the widths measured, and along
     eqs. 18 and 19 beyond the last.
     """
-    widths = np.array(WIDTHS, dtype=np.float64)
+    every = np.array(columns, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny
-    table = np.zeros((len(measured), len(WIDTHS)))
+    table = np.zeros((len(measured), len(columns)))
     seen = continued(measured, MEASURED)
     for row, values in zip(table, seen, strict=True):
-        row[:] = np.exp(np.interp(widths, MEASURED, np.log(np.maximum(values, tiny))))
-    beyond = widths > MEASURED[-1]
-    table[:, beyond] = seen[:, -1:] * 4.0 ** (MEASURED[-1] - widths[beyond])
+        row[:] = np.exp(np.interp(every, MEASURED, np.log(np.maximum(values, tiny))))
+    beyond = every > MEASURED[-1]
+    table[:, beyond] = seen[:, -1:] * 4.0 ** (MEASURED[-1] - every[beyond])
     table[table <= 2 * tiny] = 0.0  # nothing was there to interpolate
     return np.asarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])
 

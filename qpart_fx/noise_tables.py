@@ -1,4 +1,4 @@
-"""The noise of every layer and value at every width: predicted by backward passes, measured where these may fail.
+"""The noise of every layer and value, however coarse: predicted by backward passes, measured where these may fail.
 
 Also the cuts that are worth a look: which they are depends on the noise of what crosses.
 """
@@ -53,11 +53,12 @@ Progress = Callable[[Sequence[Batch], str], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class NoiseTables:
-    """Noise, the mean squared L2 norm of the change of a sample's scores, at each of :data:`~qpart_fx.noise.WIDTHS`.
+    """Noise, the mean squared L2 norm of the change of a sample's scores.
 
-    ``layers``: shape (layers, widths). ``values``: of those that may cross one of the cuts ``closed``, by name;
-    ``ranges`` of all values that can be quantized. ``channels``: S_c of every weight. ``of_layers``: as measured at
-    ``MEASURED``; ``of_input``: the same of what crosses when all is on the server.
+    ``layers``: at each resolution of the rounding, shape (layers, resolutions). ``values``: of those that may cross one
+    of the cuts ``closed``, by name, at each of :data:`~qpart_fx.noise.WIDTHS`; ``ranges`` of all values that can be
+    quantized. ``channels``: S_c of every weight. ``of_layers``: as measured at ``MEASURED``; ``of_input``: the same of
+    what crosses when all is on the server.
     """
 
     layers: Floats
@@ -117,9 +118,11 @@ def noise_tables(
     def samples(runs: int, disturbed: int, widths: Sequence[int]) -> int:
         return max(_LEAST_MEASURED, int(runs * runs_over / (max(1, disturbed) * len(widths) / 2)))
 
+    every = rounding.resolutions
     many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), CHUNK)
+    at_four = sensitivity.layers.noise[:, every.index(PREDICTED_FROM)]
     of_layers, _ = measure(
-        many, layers=layers, crossings=[], wanted=_worth_measuring(sensitivity.layers, MEASURED, hopeless),
+        many, layers=layers, crossings=[], wanted=_worth_measuring(at_four, MEASURED, hopeless),
     )  # fmt: skip
     _, of_input = measure(
         many,
@@ -132,15 +135,16 @@ def noise_tables(
     _, measured = measure(
         few,
         layers={}, crossings=[{name: ranges[name]} for name in known], widths=LOW,
-        wanted=_worth_measuring(of_known, LOW, hopeless),
+        wanted=_worth_measuring(of_known.noise[:, WIDTHS.index(PREDICTED_FROM)], LOW, hopeless),
     )  # fmt: skip
     table = dict(zip(known, combined(of_known, measured, LOW), strict=True))
     others = [name for name in values if name not in predicted]
     _, of_others = measure(few, layers={}, crossings=[{name: ranges[name]} for name in others])
     table |= dict(zip(others, noise_by_width(of_others.noise), strict=True))
-    reached = (sensitivity.layers.noise[:, PREDICTED_FROM - WIDTHS[0] :] > 0).all(axis=1, keepdims=True)
+    reached = (sensitivity.layers.noise[:, every.index(PREDICTED_FROM) :] > 0).all(axis=1, keepdims=True)
+    of_reached = combined(sensitivity.layers, of_layers, MEASURED, every)
     return NoiseTables(
-        layers=np.where(reached, combined(sensitivity.layers, of_layers, MEASURED), noise_by_width(of_layers.noise)),
+        layers=np.where(reached, of_reached, noise_by_width(of_layers.noise, every)),
         values=table,
         channels=sensitivity.channels,
         ranges=ranges,
@@ -155,10 +159,13 @@ def may_cross(node: Node) -> bool:
     return node.op != "output" and not info(node).constant and quantized_elements(node) > 0
 
 
-def _worth_measuring(predicted: Estimate, widths: Sequence[int], hopeless: float) -> Booleans:
-    """Which widths to measure at, shape (rows, widths): not below one that breaks the model."""
-    broken = predicted.noise[:, [PREDICTED_FROM - WIDTHS[0]]] >= hopeless
-    return ~broken | (np.array(widths) >= PREDICTED_FROM)
+def _worth_measuring(predicted: Floats, widths: Sequence[int], hopeless: float) -> Booleans:
+    """Which widths to measure at, shape (rows, widths): not below ``PREDICTED_FROM`` where that breaks the model.
+
+    Args:
+        predicted: the noise at ``PREDICTED_FROM``, shape (rows,).
+    """
+    return ~(predicted >= hopeless)[:, None] | (np.array(widths) >= PREDICTED_FROM)
 
 
 def _never_best(graph: GraphModule, noise: Mapping[str, Floats]) -> list[str]:

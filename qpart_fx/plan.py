@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from .container import write_file
 from .errors import ArtifactError
+from .resolution import RESOLUTIONS, width_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,8 @@ TERMS = (
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PlannedLayer:
     """A weighted layer in a plan. ``bits``, the width that its codes fit in, is None for a layer on the server, whose
-    weights stay in float; ``coded_bits``, of all its weights in the head's file, where that is not eq. 14."""
+    weights stay in float; ``coded_bits``, of all its weights in the head's file, where that is not eq. 14.
+    ``resolution``: how fine its steps are, in bits (:data:`~qpart_fx.resolution.RESOLUTIONS`); by default ``bits``."""
 
     name: str
     operation: str
@@ -44,6 +46,15 @@ class PlannedLayer:
     parameters: int
     bits: Annotated[int, Field(ge=2, le=16)] | None
     coded_bits: Annotated[float, Field(ge=0)] | None = None
+    resolution: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.resolution is None and self.bits is not None:
+            object.__setattr__(self, "resolution", float(self.bits))
+        if self.resolution not in (None, *RESOLUTIONS):
+            raise ValueError(f"there is no resolution of {self.resolution} bits")
+        if self.bits != (None if self.resolution is None else width_of(self.resolution)):
+            raise ValueError(f"codes of a resolution of {self.resolution} bits are not {self.bits} bits wide")
 
     @property
     def weight_bytes(self) -> float:
@@ -78,8 +89,8 @@ class Plan:
     ``cut``: names of the crossing nodes. ``device_nodes``: every node on the device. ``activation_bits``: the width of
     each crossing value that is quantized. ``download_bytes``: of the head's file; with the paper's rounding or method,
     the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
-    holds, and ``download_bytes`` are those of the update: layers held at their width cost nothing, at another what the
-    difference of their codes takes, estimated from some channels of large ones. ``tuned``: the head's weights were
+    holds, and ``download_bytes`` are those of the update: layers held at their resolution cost nothing, at another what
+    the difference of their codes takes, estimated from some channels of large ones. ``tuned``: the head's weights were
     fitted to the float model afterwards; its file is a percent or so larger or smaller than planned.
     ``device_memory_bytes``: the head's file and the peak of live activations. ``lower_bound``: proven on ``objective``,
     None where the method proves none.
@@ -146,6 +157,11 @@ class Plan:
     def weight_bits(self) -> dict[str, int]:
         """Bits of each weighted node on the device."""
         return {layer.name: layer.bits for layer in self.layers if layer.bits is not None}
+
+    @property
+    def resolutions(self) -> dict[str, float]:
+        """How fine the steps of each weighted node on the device are, in bits; ``weight_bits`` are these rounded up."""
+        return {layer.name: layer.resolution for layer in self.layers if layer.resolution is not None}
 
     def with_evidence(self, **evidence: Any) -> Plan:
         """The same plan with what was measured of its accuracy."""

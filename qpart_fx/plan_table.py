@@ -39,14 +39,16 @@ def percent(value: float | None) -> str:
 
 
 def _layers(plan: Plan) -> str:
-    rows = [("layer", "operation", "MACs", "weights", "side", "bits", "a weight", "bytes")]
+    rows = [("layer", "operation", "MACs", "weights", "side", "resolution", "bits", "a weight", "bytes")]
     for layer in plan.layers:
         side = "server" if layer.bits is None else "device"
-        bits, coded, size = "float", "", ""
+        resolution, bits, coded, size = "", "float", "", ""
         if layer.bits is not None:
             each = 8 * layer.weight_bytes / max(layer.parameters, 1)
-            bits, coded, size = str(layer.bits), f"{each:.2f}", f"{layer.weight_bytes:,.0f}"
-        rows.append((layer.name, layer.operation, f"{layer.macs:,}", f"{layer.parameters:,}", side, bits, coded, size))
+            resolution, bits = f"{layer.resolution:g}", str(layer.bits)
+            coded, size = f"{each:.2f}", f"{layer.weight_bytes:,.0f}"
+        numbers = f"{layer.macs:,}", f"{layer.parameters:,}"
+        rows.append((layer.name, layer.operation, *numbers, side, resolution, bits, coded, size))
     lines = _columns(rows, left=(0, 1, 4))
     if len(lines) > _SHOWN + 2:
         hidden = len(lines) - _SHOWN - 1

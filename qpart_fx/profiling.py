@@ -1,4 +1,4 @@
-"""What :func:`qpart_fx.profile` learns of a captured graph: ranges, margins, noise by width, and what noise costs."""
+"""What :func:`qpart_fx.profile` learns of a captured graph: ranges, margins, noise, and what noise costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .head_size import coded_bits, head_bits
 from .inputs import describe_inputs
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
-from .noise import WIDTHS, Floats
+from .noise import Floats
 from .noise_tables import may_cross, noise_tables
 from .passes.count_macs import uncounted
 from .passes.find_cuts import chain_cuts
@@ -98,8 +98,8 @@ def profile_graph(
                 macs=info(nodes[name]).macs or 0,
                 parameters=info(nodes[name]).parameters,
                 activation_elements=info(nodes[name]).elements,
-                noise_by_width=tuple(tables.layers[row].tolist()),
-                bits_by_width=tuple(weight_bits[row].tolist()),
+                noise_by_resolution=dict(zip(rounding.resolutions, tables.layers[row].tolist(), strict=True)),
+                bits_by_resolution=dict(zip(rounding.resolutions, weight_bits[row].tolist(), strict=True)),
                 channel_sensitivity={
                     weight: tuple(tables.channels[weight].tolist()) for weight in weights if weight in tables.channels
                 },
@@ -170,11 +170,14 @@ def _compensated(
 
 
 def _weight_bits(graph: GraphModule, layers: Mapping[str, Sequence[str]], rounding: Rounding) -> Floats:
-    """Bits of each layer in a head's file at each of ``WIDTHS``, shape (layers, widths)."""
-    return np.array([
-        [sum(coded_bits(rounding, name, graph.get_parameter(name), bits) for name in names) for bits in WIDTHS]
-        for names in layers.values()
-    ], dtype=np.float64).reshape(-1, len(WIDTHS))  # fmt: skip
+    """Bits of each layer in a head's file at each resolution, shape (layers, resolutions)."""
+
+    def bits(names: Sequence[str], resolution: float) -> float:
+        return sum(coded_bits(rounding, name, graph.get_parameter(name), resolution) for name in names)
+
+    every = rounding.resolutions
+    found = [[bits(names, resolution) for resolution in every] for names in layers.values()]
+    return np.array(found, dtype=np.float64).reshape(-1, len(every))
 
 
 @dataclass(frozen=True)

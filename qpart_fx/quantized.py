@@ -39,14 +39,16 @@ def payload_quantizers(head: GraphModule) -> list[UniformQuantizer | None]:
 
 
 @contextmanager
-def rounded_weights(graph_module: GraphModule, weights: Sequence[str], bits: int, rounding: Rounding) -> Iterator[None]:
-    """The weights rounded to ``bits`` bits, and as they were afterwards."""
+def rounded_weights(
+    graph_module: GraphModule, weights: Sequence[str], resolution: float, rounding: Rounding
+) -> Iterator[None]:
+    """The weights rounded to a resolution, and as they were afterwards."""
     parameters = [graph_module.get_parameter(name) for name in weights]
     originals = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         try:
             for name, parameter in zip(weights, parameters, strict=True):
-                parameter.copy_(rounding.rounded(name, parameter, bits))
+                parameter.copy_(rounding.rounded(name, parameter, resolution))
             yield
         finally:
             for parameter, original in zip(parameters, originals, strict=True):

@@ -16,14 +16,15 @@ _SLACK = 1 + 1e-6
 
 
 def risk_share(planner: ExactPlanner, plan: Plan) -> float:
-    """The share of ``plan``: that of its pattern among those stored, if it is one, and that of its widths at its cut.
+    """The share of ``plan``: that of its pattern among those stored, if it is one, and that of its choices at its cut.
 
     Half of the risk is for the patterns stored for devices of any width: as much for each of the profile's levels, and
     for the drop that is planned for below all of them; half of that for its first attempt, half of the rest for the
     next, stricter one, and so on; as much for each pattern of an attempt. The other half is for all other plans: as
-    much for each cut, and for each choice of widths there. In hundreds of layers that is too little to be a number: 0.
+    much for each cut, and for each choice of resolutions and widths there. In hundreds of layers that is too little to
+    be a number: 0.
     """
-    return (_of_pattern(planner, plan) + _of_widths(planner, plan)) / 2
+    return (_of_pattern(planner, plan) + _of_choices(planner, plan)) / 2
 
 
 def _of_pattern(planner: ExactPlanner, plan: Plan) -> float:
@@ -42,6 +43,7 @@ def _of_pattern(planner: ExactPlanner, plan: Plan) -> float:
     return 0.0
 
 
-def _of_widths(planner: ExactPlanner, plan: Plan) -> float:
+def _of_choices(planner: ExactPlanner, plan: Plan) -> float:
     cuts = len(planner.profile.closed_cuts) + len(planner.profile.cuts)  # those of the paper's chain may be others
-    return float(len(WIDTHS)) ** -(len(plan.weight_bits) + len(plan.activation_bits)) / cuts
+    of_layers = float(len(planner.profile.rounding.resolutions)) ** -len(plan.resolutions)
+    return of_layers * float(len(WIDTHS)) ** -len(plan.activation_bits) / cuts

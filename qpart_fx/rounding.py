@@ -22,16 +22,23 @@ from torch import Tensor
 
 from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
+from .resolution import RESOLUTIONS, width_of
 
-_DAMPING = 0.05
+_COARSE = 4
+"""Below so many bits most weights are zero, and errors are as large as what they are made in."""
+
+_DAMPING, _COARSE_DAMPING = 0.05, 0.5
 """Added to the curvature's diagonal, as a share of its mean: it is of the float network, and errors elsewhere change
-it."""
+it. More is where layers are coarse: what comes into them is far from what it was, and errors that made up for each
+other no longer do. With as little damping, an MLP of such layers makes three times the noise that they make one by one.
+"""
 
 _BLOCK = 64
 """Columns that are rounded before the others learn of their errors."""
 
-_NOTHING = 2.5
-"""A step of so many times a channel's largest weight makes all of it zero; larger ones would say the same."""
+_LARGEST = 2.0
+"""Unless it is coarse, no step is larger than so many times its channel's largest weight: such a channel is all zero,
+but for errors that it makes up for. Below, all steps grow alike."""
 
 _GROUPS = 16
 """Into so many groups channels are taken apart; those of a group do not make up for each other."""
@@ -42,28 +49,37 @@ rectifiers are open, and so on the very inputs that their curvature along the co
 apart holds for both together in part. All of it would cost a ResNet's last layers a third of a bit, half costs none."""
 
 _COMPENSATED = 10
-"""Up to this width errors are made up for; beyond, they are too small to matter."""
+"""Up to this resolution errors are made up for; beyond, they are too small to matter."""
 
 
 class Rounding(Protocol):
-    """What stands for a weight at a width."""
+    """What stands for a weight at each of ``resolutions``."""
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        """The quantizer of the weight ``name``, whose float values are ``weight``, at a width."""
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        """Those that weights can be rounded to, rising; all of :data:`~qpart_fx.noise.WIDTHS` are among them."""
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        """The quantizer of the weight ``name``, whose float values are ``weight``, at a resolution."""
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
         """The weight as its device has it: on the quantizer's grid, shape and dtype of ``weight``."""
 
 
 @dataclass(frozen=True)
 class NearestRounding:
-    """The paper's: one step a tensor, each weight to the nearest number (eqs. 9, 10)."""
+    """The paper's: one step a tensor, each weight to the nearest number (eqs. 9, 10). Its steps fill a width, and so
+    resolutions are widths."""
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        return UniformQuantizer.of_tensor(weight, bits)
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        return WIDTHS
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
-        return self.quantizer(name, weight, bits)(weight)
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        return UniformQuantizer.of_tensor(weight, width_of(resolution))
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
+        return self.quantizer(name, weight, resolution)(weight)
 
 
 NEAREST = NearestRounding()
@@ -88,28 +104,32 @@ class Curvature:
 class CompensatedRounding:
     """Rounds by ``codes`` and steps that were worked out before, for every weight by name.
 
-    ``exponents``: of the steps at each of ``WIDTHS``, in eighths of an octave, int16 of shape (widths, channels).
-    ``codes``: at the widths whose errors are made up for, int16 of the shape (widths, channels, n).
+    ``exponents``: of the steps at each of ``RESOLUTIONS``, in eighths of an octave, int16 of shape (resolutions,
+    channels). ``codes``: at those whose errors are made up for, the first, int16 of shape (resolutions, channels, n).
     """
 
     exponents: Mapping[str, Tensor] = field(repr=False)
     codes: Mapping[str, Tensor] = field(repr=False)
 
-    def quantizer(self, name: str, weight: Tensor, bits: int) -> WeightQuantizer:
-        if name not in self.exponents:
-            return NEAREST.quantizer(name, weight, bits)
-        return ChannelQuantizer(bits, self.exponents[name][bits - WIDTHS[0]])
+    @property
+    def resolutions(self) -> tuple[float, ...]:
+        return RESOLUTIONS
 
-    def rounded(self, name: str, weight: Tensor, bits: int) -> Tensor:
-        quantizer = self.quantizer(name, weight, bits)
-        if not isinstance(quantizer, ChannelQuantizer) or bits - WIDTHS[0] >= len(self.codes[name]):
+    def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
+        if name not in self.exponents:
+            return NEAREST.quantizer(name, weight, resolution)
+        return ChannelQuantizer(width_of(resolution), self.exponents[name][RESOLUTIONS.index(resolution)])
+
+    def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
+        quantizer, place = self.quantizer(name, weight, resolution), RESOLUTIONS.index(resolution)
+        if not isinstance(quantizer, ChannelQuantizer) or place >= len(self.codes[name]):
             return quantizer(weight)
-        codes = self.codes[name][bits - WIDTHS[0]].to(weight.device).reshape(weight.shape)
+        codes = self.codes[name][place].to(weight.device).reshape(weight.shape)
         return quantizer.decode(codes, weight.dtype)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> CompensatedRounding:
-        """Round ``weights`` at every width. One without a curvature is rounded as the paper does."""
+        """Round ``weights`` at every resolution. One without a curvature is rounded as the paper does."""
         exponents: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         for name, curvature in curvatures.items():
@@ -121,16 +141,31 @@ class CompensatedRounding:
 
 def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
     """Exponents and codes of one weight, shape (rows, n)."""
-    columns = [_factor(_level(block)) for block in curvature.columns]
-    rows = [_factor(_correlation(block)[None])[0] for block in curvature.rows]
+    columns, rows = _factors(curvature, _DAMPING)
     # What is left of each weight's error once those after it have made up for it, as a share of the whole.
     left = torch.cat([1 / _diagonal(factor).square() for factor in columns], dim=1).mean(dim=1)
     if rows:
         left = left * torch.cat([_left_of_rows(factor) for factor in rows])
     exponents = _exponents(weight, curvature.channels.float().cpu() * left)
-    widths = [bits for bits in WIDTHS if bits <= _COMPENSATED]
-    steps = ChannelQuantizer.steps_of(exponents[: len(widths)])  # (widths, rows)
-    most = torch.tensor([2.0 ** (bits - 1) - 1 for bits in widths])[:, None]
+    coarse = sum(resolution < _COARSE for resolution in RESOLUTIONS)
+    compensated = sum(resolution <= _COMPENSATED for resolution in RESOLUTIONS)
+    codes = [
+        _codes(weight, exponents, slice(0, coarse), *_factors(curvature, _COARSE_DAMPING)),
+        _codes(weight, exponents, slice(coarse, compensated), columns, rows),
+    ]
+    return exponents, torch.cat(codes)
+
+
+def _factors(curvature: Curvature, damping: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Of the columns and of the rows."""
+    columns = [_factor(_level(block), damping) for block in curvature.columns]
+    return columns, [_factor(_correlation(block)[None], damping)[0] for block in curvature.rows]
+
+
+def _codes(weight: Tensor, exponents: Tensor, places: slice, columns: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """At some of ``RESOLUTIONS``, int16 of shape (resolutions, rows, n), by the factors of the curvature."""
+    steps = ChannelQuantizer.steps_of(exponents[places])  # (resolutions, rows)
+    most = torch.tensor([2.0 ** (width_of(resolution) - 1) - 1 for resolution in RESOLUTIONS[places]])[:, None]
     wanted = weight[None].repeat(len(steps), 1, 1)
     codes = torch.empty_like(wanted)
     first = 0
@@ -142,7 +177,7 @@ def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
             error = wanted[:, here] - codes[:, here] * steps[:, here, None]
             wanted[:, after] -= _shares(factor, group) @ error
         first += len(factor)
-    return exponents, codes.to(torch.int16)
+    return codes.to(torch.int16)
 
 
 def _groups(rows: int) -> list[slice]:
@@ -178,9 +213,9 @@ def _correlation(block: Tensor) -> Tensor:
     return _RELIED_ON * curvature * scale * scale[:, None] + (1 - _RELIED_ON) * torch.diag(reached.double())
 
 
-def _factor(curvature: Tensor) -> Tensor:
+def _factor(curvature: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factors of the inverses of damped curvatures of mean diagonal 1, float32."""
-    curvature = (curvature + _DAMPING * torch.eye(curvature.shape[-1], dtype=torch.float64)) / (1 + _DAMPING)
+    curvature = (curvature + damping * torch.eye(curvature.shape[-1], dtype=torch.float64)) / (1 + damping)
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(curvature)), upper=True)
     return factor.float()
 
@@ -196,16 +231,17 @@ def _of(factor: Tensor, rows: slice) -> Tensor:
 
 
 def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
-    """Of each channel's step at each of ``WIDTHS``: at the first, that of none clips it; halved with every bit."""
+    """Of each channel's step at each of ``RESOLUTIONS``: halved with every bit; at 2 bits, none clips its channel."""
     largest = weight.abs().amax(dim=1).double()
     known = sensitivity.double()
     least = known.amax() * 1e-12  # what no gradient reached may err by much, not by infinitely much
     relative = known.clamp_min(least if least > 0 else 1.0).rsqrt()
     widest = (largest / relative).amax() / 1.5 if largest.any() else torch.tensor(1.0, dtype=torch.float64)
-    halvings = torch.arange(len(WIDTHS), dtype=torch.float64)[:, None]
-    steps = torch.minimum(widest * relative * 2**-halvings, _NOTHING * largest)
+    bits = torch.tensor(RESOLUTIONS, dtype=torch.float64)[:, None]
+    most = _LARGEST * largest * 2 ** (_COARSE - bits).clamp_min(0)
     # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
-    steps = torch.minimum(steps, 2 * largest * 2.0 ** (-3 * (halvings + WIDTHS[0] - _COMPENSATED - 1).clamp_min(0)))
+    most = most * 2 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0))
+    steps = torch.minimum(widest * relative * 2 ** (2 - bits), most)
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)
 
@@ -214,7 +250,7 @@ def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
     """By how much of a step magnitudes are lowered before rounding, where errors matter half as much as elsewhere.
 
     A magnitude of k takes -k log2(t) bits by a Laplace model p(k) ~ t**|k|. Where noise costs 6 dB a bit, the k that is
-    best for both is the nearest to a magnitude lowered by that slope. Shape (widths, rows).
+    best for both is the nearest to a magnitude lowered by that slope. Shape (resolutions, rows).
     """
     mean = (weight.abs().mean(dim=2) / steps).clamp(1e-3, 1e3)
     slope = -((mean.square() + 1).sqrt() - 1).div(mean).log2()
@@ -222,13 +258,13 @@ def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
 
 
 def _round_rows(weight: Tensor, steps: Tensor, most: Tensor, factors: list[Tensor]) -> Tensor:
-    """Codes of rows, shape (widths, rows, n), one run of columns after the other."""
+    """Codes of rows, shape (resolutions, rows, n), one run of columns after the other."""
     runs = weight.split([factor.shape[-1] for factor in factors], dim=2)
     return torch.cat([_round_columns(run, steps, most, each) for run, each in zip(runs, factors, strict=True)], dim=2)
 
 
 def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) -> Tensor:
-    """Codes of the shape (widths, rows, columns); each column's errors are taken off those after it.
+    """Codes of the shape (resolutions, rows, columns); each column's errors are taken off those after it.
 
     Args:
         factor: (1 or rows, columns, columns).

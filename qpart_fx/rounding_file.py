@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import entropy_coding
 from .errors import ArtifactError
-from .noise import WIDTHS
+from .resolution import RESOLUTIONS
 from .rounding import NEAREST, CompensatedRounding, Rounding
 
 _LARGEST = 2**15 - 1
@@ -23,10 +23,10 @@ def write_rounding(rounding: Rounding) -> tuple[list[dict[str, Any]] | None, byt
     rows: list[dict[str, Any]] = []
     pieces: list[bytes] = []
     for name, exponents in rounding.exponents.items():
-        widths, channels, columns = rounding.codes[name].shape
+        count, channels, columns = rounding.codes[name].shape
         coded = [_encode(exponents), *(_encode(codes) for codes in rounding.codes[name])]
         pieces += coded
-        rows.append({"name": name, "shape": [widths, channels, columns], "sizes": [len(piece) for piece in coded]})
+        rows.append({"name": name, "shape": [count, channels, columns], "sizes": [len(piece) for piece in coded]})
     return rows, b"".join(pieces)
 
 
@@ -42,16 +42,16 @@ def read_rounding(rows: Any, data: memoryview) -> Rounding:
     codes: dict[str, Tensor] = {}
     place = 0
     for row in rows:
-        widths, channels, columns = row["shape"]
+        count, channels, columns = row["shape"]
         if not all(type(size) is int and size >= 0 for size in (*row["shape"], *row["sizes"])):
             raise ArtifactError(f"the codes of '{row['name']}' are of the impossible shape {row['shape']}")
-        if widths * channels * columns > len(data) << 16 or len(row["sizes"]) != widths + 1 or widths > len(WIDTHS):
+        if count * channels * columns > len(data) << 16 or len(row["sizes"]) != count + 1 or count > len(RESOLUTIONS):
             raise ArtifactError(f"the codes of '{row['name']}' do not fit the file")
         pieces = []
         for size in row["sizes"]:
             pieces.append(data[place : place + size])
             place += size
-        exponents[row["name"]] = _decode(pieces[0], len(WIDTHS), channels)
+        exponents[row["name"]] = _decode(pieces[0], len(RESOLUTIONS), channels)
         found = [_decode(piece, channels, columns) for piece in pieces[1:]]
         codes[row["name"]] = torch.stack(found)
     if place != len(data):

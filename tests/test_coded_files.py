@@ -222,7 +222,7 @@ def test_coded_heads_are_smaller_than_those_of_the_paper_s_rounding() -> None:
 
 def test_a_layer_at_more_bits_takes_more_bytes_until_its_codes_are_wide() -> None:
     for layer in made("large convolutions").profile.layers:
-        assert all(np.diff(layer.bits_by_width) > 0)
+        assert all(np.diff([*layer.bits_by_resolution.values()]) > 0)
 
 
 FLOATS = {

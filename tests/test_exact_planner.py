@@ -17,6 +17,7 @@ from qpart_fx.exact_planner import ExactPlanner
 from qpart_fx.model_profile import Profile
 from qpart_fx.noise import WIDTHS
 from qpart_fx.pattern_table import work_of
+from qpart_fx.resolution import RESOLUTIONS, places_of
 
 
 class Branching(nn.Module):
@@ -43,6 +44,7 @@ def profile() -> Profile:
 
 
 NARROW = (2, 4, 8)
+FITTING = [RESOLUTIONS[place] for place in places_of(NARROW, RESOLUTIONS)]
 
 REQUEST = qpart.Request(
     max_accuracy_drop=0.05,
@@ -74,19 +76,20 @@ def variants() -> list[qpart.Request]:
 
 
 def by_brute_force(profile: Profile, request: qpart.Request) -> float:
-    """The least objective over every cut and every choice of widths that the request's limits allow."""
+    """The least objective over every cut and every choice of bits that the request's limits allow."""
     planner = ExactPlanner(profile)
     network = planner.network
     budget = profile.noise_curve.noise_at(planner.first_drop(request))
     best = np.inf
     for cut in range(len(profile.closed_cuts)):
         layers, values = np.flatnonzero(network.layers[cut]), list(network.values[cut])
-        count = len(layers) + len(values)
-        chosen = np.array([*itertools.product(NARROW, repeat=count)], dtype=int).reshape(-1, count)
+        options = places_of(NARROW, RESOLUTIONS)
+        every = [*itertools.product(*[options] * len(layers), *[NARROW] * len(values))]
+        chosen = np.array(every, dtype=int).reshape(len(every), len(layers) + len(values))
         of_layers, of_values = chosen[:, : len(layers)], chosen[:, len(layers) :]
-        noise = network.noise[layers, of_layers - WIDTHS[0]].sum(axis=1)
+        noise = network.noise[layers, of_layers].sum(axis=1)
         noise += network.value_noise[values, of_values - WIDTHS[0]].sum(axis=1)
-        bits = network.weight_bits[layers, of_layers - WIDTHS[0]].sum(axis=1)
+        bits = network.weight_bits[layers, of_layers].sum(axis=1)
         places = np.full(len(bits), cut)
         prices = work_of(network, places, bits, of_values @ network.value_sizes[values]).prices(request)
         met = noise <= budget * (1 + 1e-12)
@@ -113,6 +116,7 @@ def test_no_cut_and_no_widths_are_better(profile: Profile, place: int) -> None:
     assert plan.objective == pytest.approx(by_brute_force(profile, request), rel=1e-9)
     assert plan.lower_bound == pytest.approx(plan.objective, rel=1e-9)
     assert set(plan.weight_bits.values()) | set(plan.activation_bits.values()) <= set(NARROW)
+    assert set(plan.resolutions.values()) <= set(FITTING)
 
 
 @pytest.mark.parametrize("limit", ["memory_bytes", "deadline_s", "energy_budget_j"])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import qpart_fx as qpart
 from qpart_fx import ArtifactError, container
 from qpart_fx.head_update import apply_update, make_update
-from qpart_fx.noise import WIDTHS
 from qpart_fx.quantizer import ChannelQuantizer, UniformQuantizer, WeightQuantizer
+from qpart_fx.resolution import RESOLUTIONS, width_of
 from qpart_fx.tensor_table import write_tensors
 
 REQUEST = qpart.Request.paper(0.05)
@@ -38,31 +38,34 @@ def profile(rounding: str = "compensated") -> qpart.Profile:
 
 
 @cache
-def split_at(bits: tuple[int, ...], cut: int = -1, rounding: str = "compensated") -> qpart.SplitModel:
-    """A head with these widths, at one of the closed cuts."""
+def split_at(bits: tuple[float, ...], cut: int = -1, rounding: str = "compensated") -> qpart.SplitModel:
+    """A head with these resolutions, at one of the closed cuts."""
     made = profile(rounding)
     plan = made.plan(REQUEST, cut=made.closed_cuts[cut].crossing)
     layers = tuple(
         dataclasses.replace(
-            layer, bits=width if layer.bits else None, coded_bits=known.bits_by_width[width - WIDTHS[0]]
+            layer,
+            bits=width_of(each) if layer.bits else None,
+            coded_bits=known.bits_by_resolution[each],
+            resolution=float(each) if layer.bits else None,
         )
-        for layer, known, width in zip(plan.layers, made.layers, bits, strict=True)
+        for layer, known, each in zip(plan.layers, made.layers, bits, strict=True)
     )
     return made.compile(dataclasses.replace(plan, layers=layers))
 
 
-def head_at(bits: tuple[int, ...], cut: int = -1, rounding: str = "compensated") -> bytes:
+def head_at(bits: tuple[float, ...], cut: int = -1, rounding: str = "compensated") -> bytes:
     return split_at(bits, cut, rounding).packed_head()
 
 
-widths = st.tuples(*[st.integers(2, 16)] * 3)
+resolutions = st.tuples(*[st.sampled_from(RESOLUTIONS)] * 3)
 cuts = st.integers(0, len(profile().closed_cuts) - 1)
 
 
 @settings(max_examples=60, deadline=None)
-@given(widths, widths, cuts, cuts)
+@given(resolutions, resolutions, cuts, cuts)
 def test_an_update_gives_the_new_file_and_is_never_larger(
-    old: tuple[int, ...], new: tuple[int, ...], first: int, second: int
+    old: tuple[float, ...], new: tuple[float, ...], first: int, second: int
 ) -> None:
     held, expected = head_at(old, first), head_at(new, second)
     update = split_at(new, second).packed_update(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,8 @@ from qpart_fx.noise import WIDTHS
 from qpart_fx.passes.find_closed_cuts import cut_graph
 from qpart_fx.pattern_table import work_of
 from qpart_fx.plan import Plan
-from tests.test_exact_planner import NARROW, Branching, variants
+from qpart_fx.resolution import RESOLUTIONS, width_of
+from tests.test_exact_planner import FITTING, NARROW, Branching, variants
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +47,24 @@ def holding(profile: Profile, request: qpart.Request, random: np.random.Generato
     cut = profile.closed_cuts[random.integers(len(profile.closed_cuts))].crossing
     loose = dataclasses.replace(request, max_accuracy_drop=0.05, deadline_s=None, energy_budget_j=None)
     plan = profile.plan(loose, cut=cut)
-    return dataclasses.replace(request, device_holds=with_bits(profile, plan, random.choice(NARROW, len(plan.layers))))
+    bits = random.choice(FITTING, len(plan.layers))
+    return dataclasses.replace(request, device_holds=with_resolutions(profile, plan, bits.tolist()))
 
 
-def with_bits(profile: Profile, plan: Plan, bits: Any) -> Plan:
+def with_resolutions(profile: Profile, plan: Plan, resolutions: Sequence[float]) -> Plan:
     layers = [
         layer
         if layer.bits is None
-        else dataclasses.replace(layer, bits=int(width), coded_bits=known.bits_by_width[int(width) - WIDTHS[0]])
-        for layer, known, width in zip(plan.layers, profile.layers, bits, strict=True)
+        else dataclasses.replace(
+            layer, bits=width_of(bits), coded_bits=known.bits_by_resolution[bits], resolution=float(bits)
+        )
+        for layer, known, bits in zip(plan.layers, profile.layers, resolutions, strict=True)
     ]
     return dataclasses.replace(plan, layers=tuple(layers))
 
 
 def by_brute_force(profile: Profile, request: qpart.Request) -> float:
-    """The least objective over every cut and every choice of widths: layers held at their width are not downloaded."""
+    """The least objective over every cut and every choice of bits; layers held at theirs are not downloaded."""
     planner = ExactPlanner(profile)
     network, held = planner.network, request.device_holds
     assert held is not None
@@ -68,18 +73,21 @@ def by_brute_force(profile: Profile, request: qpart.Request) -> float:
     best = np.inf
     for cut in range(len(profile.closed_cuts)):
         layers, values = np.flatnonzero(network.layers[cut]), list(network.values[cut])
-        for chosen in itertools.product(NARROW, repeat=len(layers) + len(values)):
-            of_layers, of_values = np.array(chosen[: len(layers)], int), np.array(chosen[len(layers) :], int)
-            noise = network.noise[layers, of_layers - WIDTHS[0]].sum()
+        for chosen in itertools.product(*[FITTING] * len(layers), *[NARROW] * len(values)):
+            of_layers = np.array([RESOLUTIONS.index(bits) for bits in chosen[: len(layers)]], int)
+            of_values = np.array(chosen[len(layers) :], int)
+            noise = network.noise[layers, of_layers].sum()
             noise += network.value_noise[values, of_values - WIDTHS[0]].sum()
             if noise > budget * (1 + 1e-12):
                 continue
-            stored = network.weight_bits[layers, of_layers - WIDTHS[0]].sum()
-            bits = stored - saved.weight_bits[layers, of_layers - WIDTHS[0]].sum() - saved.head_bits[cut]
+            stored = network.weight_bits[layers, of_layers].sum()
+            bits = stored - saved.weight_bits[layers, of_layers].sum() - saved.head_bits[cut]
             crossing = np.array([of_values @ network.value_sizes[values]])
             work = work_of(network, np.array([cut]), np.array([bits]), crossing).of(0)
             if request.device.speed_depends_on_width:
-                macs = network.macs[layers] @ [request.device.cycles_at(int(width)) for width in of_layers]
+                macs = network.macs[layers] @ [
+                    request.device.cycles_at(width_of(bits)) for bits in chosen[: len(layers)]
+                ]
                 others = network.device_macs[cut] - network.macs[layers].sum()
                 cycles = request.device.float_cycles_per_mac
                 work = dataclasses.replace(work, device_macs=float(others + macs / cycles))
@@ -148,13 +156,13 @@ def test_the_head_that_is_held_costs_next_to_nothing(large: Profile) -> None:
     assert again.prices["download_time_s"] > 0
 
 
-@pytest.mark.parametrize("bits", [[6, 5, 5, 5], [5, 8, 5, 5], [5, 5, 9, 6], [7, 7, 7, 7], [16, 2, 5, 5]])
+@pytest.mark.parametrize("bits", [[6, 5, 5, 5], [5, 8, 4.5, 2.5], [5, 5, 9, 6], [7, 7, 7, 7], [16, 2, 5, 5]])
 @pytest.mark.parametrize("place", range(7))
-def test_a_plan_says_how_large_the_update_is(large: Profile, place: int, bits: list[int]) -> None:
-    """Within a percent of the file, whether layers stay, come anew, or change their widths."""
+def test_a_plan_says_how_large_the_update_is(large: Profile, place: int, bits: list[float]) -> None:
+    """Within a percent of the file, whether layers stay, come anew, or change their resolutions."""
     cut = large.closed_cuts[place % len(large.closed_cuts)].crossing
     request = qpart.Request.paper(0.05)
-    held = with_bits(large, large.plan(request, cut=cut), bits)
+    held = with_resolutions(large, large.plan(request, cut=cut), bits)
     held_file = large.compile(held).packed_head()
     for target in (large.closed_cuts[3].crossing, large.closed_cuts[-1].crossing):
         plan = large.plan(dataclasses.replace(request, device_holds=held), cut=target)

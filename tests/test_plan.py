@@ -183,9 +183,23 @@ def lines(plan: Plan) -> list[list[str]]:
     return [line.split() for line in str(plan).splitlines()]
 
 
+def test_a_layer_has_the_resolution_that_is_said_and_else_its_bits() -> None:
+    layer = PlannedLayer("first", "Linear", 1, 1, 4, resolution=3.5)
+    plan = dataclasses.replace(PLAN, layers=(layer, PLAN.layers[1]))
+    assert plan.resolutions == {"first": 3.5}
+    assert PLAN.resolutions == {"first": 5.0}
+    assert Plan.from_json(plan.to_json()).layers[0] == layer
+    rows = json.loads(PLAN.to_json())["layers"]
+    older = [{key: value for key, value in row.items() if key != "resolution"} for row in rows]
+    assert Plan.from_json(changed(layers=older)).layers == PLAN.layers
+    for bits, resolution in ((4, 4.5), (3, 3.3), (None, 4.0), (2, 1.5)):
+        with pytest.raises(ValueError, match="resolution"):
+            PlannedLayer("first", "Linear", 1, 1, bits, resolution=resolution)
+
+
 def test_the_table_shows_the_cut_and_every_layer() -> None:
     assert str(MEASURED).startswith("Plan for Net: 1 of 2 layers on the device, relu crosses")
-    assert ["first", "Linear", "12,345", "1,024", "device", "5", "5.00", "640"] in lines(MEASURED)
+    assert ["first", "Linear", "12,345", "1,024", "device", "5", "5", "5.00", "640"] in lines(MEASURED)
     assert ["last", "Conv2d", "67,890", "2,048", "server", "float"] in lines(MEASURED)
 
 

@@ -102,8 +102,8 @@ def random_profile(seed: int) -> Profile:
                 info(node).macs or 0,
                 info(node).parameters,
                 1,
-                noise(),
-                tuple(float(info(node).parameters * bits) for bits in WIDTHS),
+                dict(zip(WIDTHS, noise(), strict=True)),
+                {bits: float(info(node).parameters * bits) for bits in WIDTHS},
                 {},
                 1.0,
             )

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qpart_fx.noise import WIDTHS
 from qpart_fx.quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer
+from qpart_fx.resolution import RESOLUTIONS, width_of
 from qpart_fx.rounding import CompensatedRounding, Curvature, NearestRounding
 
-WITH_CODES = [bits for bits in WIDTHS if bits <= 10]
+WITH_CODES = [bits for bits in RESOLUTIONS if bits <= 10]
 
 
 def random_weight(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -56,39 +56,40 @@ def test_codes_are_within_their_width_and_what_is_rounded_lies_on_the_grid(
     weight = random_weight(rows, columns, seed)
     rounding = rounding_of(weight, random_curvature(rows, columns, seed, alone=alone))
     assert rounding.codes["w"].shape == (len(WITH_CODES), rows, columns)
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         quantizer = rounding.quantizer("w", weight, bits)
         assert isinstance(quantizer, ChannelQuantizer)
         rounded = rounding.rounded("w", weight, bits)
         assert (rounded.shape, rounded.dtype) == (weight.shape, weight.dtype)
         codes = quantizer.encode(rounded)
-        assert float(codes.abs().max()) <= 2 ** (bits - 1) - 1
+        assert float(codes.abs().max()) <= 2 ** (width_of(bits) - 1) - 1
         assert torch.equal(quantizer.decode(codes), rounded)
         if bits in WITH_CODES:
-            assert torch.equal(codes.to(torch.int16), rounding.codes["w"][bits - WIDTHS[0]])
+            assert torch.equal(codes.to(torch.int16), rounding.codes["w"][RESOLUTIONS.index(bits)])
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 1000))
-def test_a_step_is_half_that_of_the_width_before_unless_it_is_larger_than_the_channel_needs(
+def test_a_step_falls_by_an_octave_a_bit_unless_it_is_larger_than_the_channel_needs(
     rows: int, columns: int, seed: int
 ) -> None:
     weight = random_weight(rows, columns, seed)
     exponents = rounding_of(weight, random_curvature(rows, columns, seed)).exponents["w"].int()
-    assert exponents.shape == (len(WIDTHS), rows)
+    assert exponents.shape == (len(RESOLUTIONS), rows)
     falls = exponents[:-1] - exponents[1:]
     assert bool((falls >= 0).all())
     steps = ChannelQuantizer.steps_of(exponents.to(torch.int16))
     bound = steps[:-1] >= 2 * weight.abs().amax(dim=1)  # all of the channel is zero, or was until now
-    narrow = torch.tensor([bits < 11 for bits in WIDTHS[:-1]])[:, None]
-    assert bool((falls == STEPS_PER_OCTAVE)[narrow & ~bound].all())
-    assert bool((falls >= STEPS_PER_OCTAVE)[~bound].all())
+    narrow = torch.tensor([bits < 11 for bits in RESOLUTIONS[:-1]])[:, None]
+    octaves = (torch.tensor(RESOLUTIONS).diff() * STEPS_PER_OCTAVE)[:, None]
+    assert bool((falls == octaves)[narrow & ~bound].all())
+    assert bool((falls >= octaves)[~bound].all())
 
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("columns", [16, 30, 64, 65, 200])
 def test_its_noise_is_below_that_of_rounding_to_nearest_with_the_same_steps(columns: int, alone: bool) -> None:
-    for bits in WITH_CODES[2:]:
+    for bits in [bits for bits in WITH_CODES if bits >= 4]:
         ours = nearest = 0.0
         for seed in range(6):
             weight, curvature = random_weight(16, columns, seed), random_curvature(16, columns, seed, alone=alone)
@@ -115,7 +116,7 @@ def correlated_rows(rows: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("rows", [16, 50])
 def test_channels_make_up_for_each_other(rows: int, runs: int) -> None:
     """At the same steps: those for channels by themselves are other ones."""
-    for bits in WITH_CODES[2:]:
+    for bits in [bits for bits in WITH_CODES if bits >= 4]:
         ours = nearest = 0.0
         for seed in range(6):
             weight = random_weight(rows * runs, 40, seed)
@@ -138,7 +139,7 @@ def test_channels_that_answer_apart_are_rounded_by_themselves() -> None:
 def test_without_correlations_it_is_rounding_to_nearest() -> None:
     weight = random_weight(5, 40)
     rounding = rounding_of(weight, Curvature(torch.ones(5), (torch.eye(40)[None],)))
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         assert torch.equal(rounding.rounded("w", weight, bits), rounding.quantizer("w", weight, bits)(weight))
 
 
@@ -169,7 +170,7 @@ def test_channels_that_matter_more_have_smaller_steps() -> None:
     torch.manual_seed(0)
     weight = torch.rand(2, 50) + 1
     exponents = rounding_of(weight, Curvature(torch.tensor([1.0, 16.0]), (torch.eye(50)[None],))).exponents["w"].int()
-    at = WIDTHS.index(8)
+    at = RESOLUTIONS.index(8)
     assert abs(int(exponents[at, 0] - exponents[at, 1]) - 2 * STEPS_PER_OCTAVE) <= 1
 
 
@@ -184,16 +185,16 @@ def test_the_finest_steps_leave_an_error_of_a_few_thousandths_at_most() -> None:
 def test_rows_without_sensitivity_are_rounded_to_something_finite(sensitivity: list[float]) -> None:
     weight = random_weight(3, 20)
     rounding = rounding_of(weight, Curvature(torch.tensor(sensitivity), random_curvature(3, 20).columns))
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         rounded = rounding.rounded("w", weight, bits)
         assert torch.isfinite(rounded).all()
-        assert float(rounding.quantizer("w", weight, bits).encode(rounded).abs().max()) <= 2 ** (bits - 1) - 1
+        assert float(rounding.quantizer("w", weight, bits).encode(rounded).abs().max()) <= 2 ** (width_of(bits) - 1) - 1
 
 
 def test_a_curvature_of_zero_is_rounding_to_nearest() -> None:
     weight = random_weight(3, 20)
     rounding = rounding_of(weight, Curvature(torch.zeros(3), (torch.zeros(1, 20, 20),)))
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         assert torch.equal(rounding.rounded("w", weight, bits), rounding.quantizer("w", weight, bits)(weight))
 
 
@@ -201,7 +202,7 @@ def test_rows_of_zeros_stay_zero_and_the_others_are_rounded() -> None:
     weight = random_weight(4, 20)
     weight[1] = 0
     rounding = rounding_of(weight, random_curvature(4, 20))
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         assert not rounding.rounded("w", weight, bits)[1].any()
     assert float((rounding.rounded("w", weight, 16) - weight).abs().max()) < 1e-2
 
@@ -209,7 +210,7 @@ def test_rows_of_zeros_stay_zero_and_the_others_are_rounded() -> None:
 def test_a_weight_of_zeros_stays_zero() -> None:
     weight = torch.zeros(3, 7)
     rounding = rounding_of(weight, random_curvature(3, 7))
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         assert torch.equal(rounding.rounded("w", weight, bits), weight)
 
 
@@ -217,7 +218,7 @@ def test_a_weight_of_zeros_stays_zero() -> None:
 def test_weights_of_any_size_are_rounded_alike(power: int) -> None:
     weight, curvature = random_weight(4, 20), random_curvature(4, 20)
     small, large = rounding_of(weight, curvature), rounding_of(weight * 2.0**power, curvature)
-    for bits in WIDTHS:
+    for bits in RESOLUTIONS:
         expected = small.rounded("w", weight, bits) * 2.0**power
         assert torch.equal(large.rounded("w", weight * 2.0**power, bits), expected)
 
@@ -279,3 +280,13 @@ def test_quantizers_of_channels_are_equal_by_their_steps_and_width() -> None:
     assert first != ChannelQuantizer(5, first.exponents)
     assert first != ChannelQuantizer(4, torch.tensor([1, 3], dtype=torch.int16))
     assert first != UniformQuantizer(4, 1.0, 0)
+
+
+def test_where_a_layer_is_coarse_the_steps_of_all_channels_grow() -> None:
+    """Also those that are twice a channel's largest weight already."""
+    weight = random_weight(6, 40)
+    exponents = rounding_of(weight, Curvature(10.0 ** torch.arange(6), (torch.eye(40)[None],))).exponents["w"].int()
+    two, four = exponents[RESOLUTIONS.index(2)], exponents[RESOLUTIONS.index(4)]
+    assert (two - four).tolist() == [2 * STEPS_PER_OCTAVE] * 6
+    largest = weight.abs().amax(dim=1)
+    assert bool((ChannelQuantizer.steps_of(four.to(torch.int16)) >= 2 * largest).any())

@@ -16,6 +16,7 @@ import qpart_fx as qpart
 from qpart_fx.exact_planner import ExactPlanner
 from qpart_fx.model_profile import Profile
 from qpart_fx.noise import WIDTHS
+from qpart_fx.resolution import places_of, width_of
 
 
 class Attending(nn.Module):
@@ -85,7 +86,7 @@ def cycles(request: qpart.Request, bits: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Every cut with every choice of widths within the noise budget, priced term by term; arrays of one entry each."""
+    """Every cut with every choice of bits within the noise budget, priced term by term; arrays of one entry each."""
 
     time_s: Any
     energy_j: Any
@@ -101,14 +102,17 @@ class Choices:
         for place, cut in enumerate(profile.closed_cuts):
             layers, values = np.flatnonzero(network.layers[place]), list(network.values[place])
             value_widths = device.weight_bits if device.activation_bits is None else device.activation_bits
-            every = [*itertools.product(*[device.weight_bits] * len(layers), *[value_widths] * len(values))]
-            widths = np.array(every, dtype=np.int64).reshape(len(every), len(layers) + len(values))
-            of_layers, of_values = widths[:, : len(layers)], widths[:, len(layers) :]
-            noise = network.noise[layers, of_layers - WIDTHS[0]].sum(axis=1)
+            options = places_of(device.weight_bits, network.resolutions)
+            every = [*itertools.product(*[options] * len(layers), *[value_widths] * len(values))]
+            chosen = np.array(every, dtype=np.int64).reshape(len(every), len(layers) + len(values))
+            of_layers, of_values = chosen[:, : len(layers)], chosen[:, len(layers) :]
+            noise = network.noise[layers, of_layers].sum(axis=1)
             noise += network.value_noise[values, of_values - WIDTHS[0]].sum(axis=1)
-            weight_bits = network.weight_bits[layers, of_layers - WIDTHS[0]].sum(axis=1) + network.head_bits[place]
+            weight_bits = network.weight_bits[layers, of_layers].sum(axis=1) + network.head_bits[place]
             macs = np.array([profile.layers[layer].macs for layer in layers], dtype=np.float64)
-            per_mac = np.vectorize(lambda bits: cycles(request, bits), otypes=[float])(of_layers)
+            per_mac = np.vectorize(lambda place: cycles(request, width_of(network.resolutions[place])), otypes=[float])(
+                of_layers
+            )
             ticks = per_mac @ macs + cycles(request, 16) * (cut.device_macs - macs.sum())
             download = weight_bits * uses / link.downlink_bps
             upload = (of_values @ network.value_sizes[values] + cut.exact_bits) / link.uplink_bps

@@ -150,12 +150,13 @@ class Rivals:
         for cut in range(len(network.layers)):
             layers, values = network.layers[cut], list(network.values[cut])
             for column, bits in enumerate(WIDTHS):
-                noise = network.noise[layers, column].sum() + network.value_noise[values, column].sum()
+                place = network.resolutions.index(bits)
+                noise = network.noise[layers, place].sum() + network.value_noise[values, column].sum()
                 found.append(
                     Candidate(
                         float(network.device_macs[cut]),
                         float(network.server_macs[cut]),
-                        float(network.weight_bits[layers, column].sum() + network.head_bits[cut]),
+                        float(network.weight_bits[layers, place].sum() + network.head_bits[cut]),
                         float(network.value_sizes[values].sum() * bits + network.exact_bits[cut]),
                         float(noise),
                     )

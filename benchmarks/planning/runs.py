@@ -86,9 +86,9 @@ def _runs(name: str, profile: qpart.Profile, data: Mapping[str, Tensor]) -> list
                 plan = profile.plan(request(level, 5e9, 5e6, 1000), cut=cut)
             except qpart.InfeasibleError:  # even the widest widths lose more
                 continue
-            if (plan.cut, plan.weight_bits, plan.activation_bits) in seen:
+            if (plan.cut, plan.resolutions, plan.activation_bits) in seen:
                 continue
-            seen.append((plan.cut, plan.weight_bits, plan.activation_bits))
+            seen.append((plan.cut, plan.resolutions, plan.activation_bits))
             split = lower(profile.graph, plan, profile.ranges, profile.rounding, profile.scorer)
             for label, before in clean.items():
                 found.append(_run(name, profile, plan, label, level, before, scores(split, data[label])))
@@ -112,11 +112,10 @@ def _together(runs: list[Run]) -> Run:
 
 def plan_noise(profile: qpart.Profile, plan: qpart.Plan) -> float:
     """What the noise tables predict for a plan: the sum over its layers and over what crosses."""
-    layers = {layer.name: layer.noise_by_width for layer in profile.layers}
+    layers = {layer.name: layer.noise_by_resolution for layer in profile.layers}
     values = {value.name: value.noise_by_width for value in profile.values}
-    widths = [*((layers[name], bits) for name, bits in plan.weight_bits.items())]
-    widths += [(values[name], bits) for name, bits in plan.activation_bits.items()]
-    return sum(table[bits - WIDTHS[0]] for table, bits in widths)
+    noise = [layers[name][resolution] for name, resolution in plan.resolutions.items()]
+    return sum(noise + [values[name][bits - WIDTHS[0]] for name, bits in plan.activation_bits.items()])
 
 
 def scores(model: nn.Module, images: Tensor) -> Tensor:

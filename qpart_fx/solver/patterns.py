@@ -1,8 +1,9 @@
 """All patterns that may be best for some request, proven so: for one noise budget, over every cut.
 
-A pattern is a cut and a width for each layer on the device and each value that crosses. Whatever the request, its
-objective is linear in the bits of the weights and the bits of what crosses, so that for each cut only the lower convex
-hull of (bits that cross, least bits of weights) can be best (model: Lagrange's multipliers for the two prices).
+A pattern is a cut, a resolution for each layer on the device and a width for each value that crosses. Whatever the
+request, its objective is linear in the bits of the weights and the bits of what crosses, so that for each cut only the
+lower convex hull of (bits that cross, least bits of weights) can be best (model: Lagrange's multipliers for the two
+prices).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpart_fx.noise import WIDTHS
+from qpart_fx.resolution import places_of
 
 from .allocate import Allocation, Relaxation
 
@@ -24,7 +26,7 @@ Booleans = NDArray[np.bool_]
 
 
 def columns(widths: tuple[int, ...]) -> Integers:
-    """Where tables over ``WIDTHS`` have the noise at ``widths``."""
+    """Where tables of values, over ``WIDTHS``, have the noise at ``widths``."""
     return np.array(widths, dtype=np.int64) - WIDTHS[0]
 
 
@@ -32,12 +34,14 @@ def columns(widths: tuple[int, ...]) -> Integers:
 class Network:
     """The network in numbers: L layers with weights, V values that may cross, C cuts.
 
-    ``weight_bits`` (L, W): of each layer in a file at each of ``WIDTHS``; ``value_sizes`` (V,) in elements; ``macs``
-    (L,) of each layer; ``noise`` (L, W) and ``value_noise`` (V, W). Per cut: ``layers`` on the device, (C, L); the
-    quantized ``values`` that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what crosses unquantized,
-    ``head_bits`` of what the head's file holds beside its weights, and ``peak_bytes`` of activations, all (C,).
+    ``weight_bits`` (L, R): of each layer in a file at each of ``resolutions``; ``value_sizes`` (V,) in elements;
+    ``macs`` (L,) of each layer; ``noise`` (L, R), and ``value_noise`` (V, W) at each of ``WIDTHS``. Per cut: ``layers``
+    on the device, (C, L); the quantized ``values`` that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what
+    crosses unquantized, ``head_bits`` of what the head's file holds beside its weights, and ``peak_bytes`` of
+    activations, all (C,).
     """
 
+    resolutions: tuple[float, ...]
     weight_bits: Floats
     macs: Floats
     noise: Floats
@@ -55,7 +59,7 @@ class Network:
 @dataclass(frozen=True)
 class Held:
     """What a device holds already of the head that it gets, and does not download, in bits: of each layer's weights at
-    each of ``WIDTHS``, (L, W), and at each cut of what the file holds beside them, (C,). Below 0 where it costs more.
+    each resolution, (L, R), and at each cut of what the file holds beside them, (C,). Below 0 where it costs more.
     """
 
     weight_bits: Floats
@@ -68,9 +72,10 @@ class Patterns:
 
     A cut that cannot keep the budget has one pattern, the one of least noise, beyond it.
 
-    ``weight_bits``, ``crossing_bits``: in all, the latter without what crosses exactly. ``widths``: of each layer, 0
-    for one on the server; ``value_widths``: of the quantized values that cross, in the order of ``Network.values``.
-    ``least_weight_bits``: proven, no more than ``weight_bits`` and equal to it where the solver went to the end.
+    ``weight_bits``, ``crossing_bits``: in all, the latter without what crosses exactly. ``resolutions``: of each
+    layer, 0 for one on the server; ``value_widths``: of the quantized values that cross, in the order of
+    ``Network.values``. ``least_weight_bits``: proven, no more than ``weight_bits`` and equal to it where the solver
+    went to the end.
     """
 
     cut: Integers
@@ -78,7 +83,7 @@ class Patterns:
     least_weight_bits: Floats
     crossing_bits: Floats
     noise: Floats
-    widths: NDArray[np.uint8]
+    resolutions: NDArray[np.float32]
     value_widths: tuple[tuple[int, ...], ...]
 
 
@@ -98,14 +103,14 @@ class PatternMaker:
         """The patterns of ``cuts`` within ``budget``; of all that can be best, if none are named."""
         places: list[int] = []
         numbers: list[tuple[float, float, float, float]] = []
-        widths: list[NDArray[np.uint8]] = []
+        resolutions: list[NDArray[np.float32]] = []
         value_widths: list[tuple[int, ...]] = []
         for cut in self.undominated if cuts is None else cuts:
             for crossing, noise, options, allocation in self._of_cut(cut, budget):
                 places.append(cut)
                 proven = allocation.cost if allocation.exact else allocation.lower_bound
                 numbers.append((allocation.cost, proven, crossing, noise + allocation.noise))
-                widths.append(self._widths(cut, allocation))
+                resolutions.append(self.resolutions_of(cut, allocation.options))
                 value_widths.append(tuple(self.value_widths[option] for option in options))
         table = np.array(numbers, dtype=np.float64).reshape(len(places), 4)
         layers = len(self.network.weight_bits)
@@ -115,7 +120,7 @@ class PatternMaker:
             least_weight_bits=table[:, 1],
             crossing_bits=table[:, 2],
             noise=table[:, 3],
-            widths=np.array(widths, dtype=np.uint8).reshape(len(places), layers),
+            resolutions=np.array(resolutions, dtype=np.float32).reshape(len(places), layers),
             value_widths=tuple(value_widths),
         )
 
@@ -162,8 +167,8 @@ class PatternMaker:
         """Bits and noise of the weights of a cut's layers, and of the values that cross it; options along axis 1."""
         layers, values = self.network.layers[cut], list(self.network.values[cut])
         return (
-            self.network.weight_bits[layers][:, columns(self.widths)],
-            self.network.noise[layers][:, columns(self.widths)],
+            self.network.weight_bits[layers][:, self._columns],
+            self.network.noise[layers][:, self._columns],
             self.network.value_sizes[values, None] * np.array(self.value_widths, dtype=np.float64),
             self.network.value_noise[values][:, columns(self.value_widths)],
         )
@@ -181,9 +186,15 @@ class PatternMaker:
             self._relaxations[key] = Relaxation.of(*self.items(cut)[:2])
         return self._relaxations[key]
 
-    def _widths(self, cut: int, allocation: Allocation) -> NDArray[np.uint8]:
-        row = np.zeros(len(self.network.weight_bits), dtype=np.uint8)
-        row[self.network.layers[cut]] = np.array(self.widths, dtype=np.uint8)[allocation.options]
+    @cached_property
+    def _columns(self) -> Integers:
+        """Where tables of weights have the resolutions that fit in ``widths``."""
+        return places_of(self.widths, self.network.resolutions)
+
+    def resolutions_of(self, cut: int, options: Integers) -> NDArray[np.float32]:
+        """Of each layer, 0 for one on the server, with the ``options`` of a cut's layers."""
+        row = np.zeros(len(self.network.weight_bits), dtype=np.float32)
+        row[self.network.layers[cut]] = np.array(self.network.resolutions)[self._columns[options]]
         return row
 
     def _of_cut(self, cut: int, budget: float) -> list[tuple[float, float, tuple[int, ...], Allocation]]:

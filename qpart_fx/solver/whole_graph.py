@@ -17,6 +17,7 @@ from qpart_fx.prices import (
     upload_price_per_bit,
 )
 from qpart_fx.request import Request
+from qpart_fx.resolution import places_of
 
 from .dual import PricedGraph
 
@@ -28,11 +29,13 @@ Integers = NDArray[np.int64]
 class WholeGraph:
     """The blocks and values of ``graph``, and the noise of its layers and values.
 
-    ``home``: the block of each layer, (L,); ``weight_bits`` and ``noise`` at each of ``WIDTHS``, (L, W).
-    ``value_sizes`` in quantized elements, (V,), and ``value_noise``, (V, W): of the values of ``graph``.
+    ``home``: the block of each layer, (L,); ``weight_bits`` and ``noise`` at each of R ``resolutions``, (L, R).
+    ``value_sizes`` in quantized elements, (V,), and ``value_noise`` at each of ``WIDTHS``, (V, W): of the values of
+    ``graph``.
     """
 
     graph: CutGraph
+    resolutions: tuple[float, ...]
     home: Integers
     weight_bits: Floats
     noise: Floats
@@ -43,11 +46,12 @@ class WholeGraph:
     def of(
         cls,
         graph: CutGraph,
+        resolutions: tuple[float, ...],
         weight_bits: Mapping[str, Sequence[float]],
         noise: Mapping[str, Sequence[float]],
         value_noise: Mapping[str, Sequence[float]],
     ) -> WholeGraph:
-        """From the bits and the noise of each layer, and the noise of each value, by name.
+        """From the bits and the noise of each layer at each of ``resolutions``, and the noise of each value, by name.
 
         A value whose noise is not known makes none and costs nothing: a lower bound is still one.
         """
@@ -55,9 +59,10 @@ class WholeGraph:
         silent = (0.0,) * len(WIDTHS)
         return cls(
             graph,
+            resolutions,
             home=np.array([block_of[name] for name in weight_bits], dtype=np.int64),
-            weight_bits=np.array([*weight_bits.values()], dtype=np.float64).reshape(-1, len(WIDTHS)),
-            noise=np.array([noise[name] for name in weight_bits]).reshape(-1, len(WIDTHS)),
+            weight_bits=np.array([*weight_bits.values()], dtype=np.float64).reshape(-1, len(resolutions)),
+            noise=np.array([noise[name] for name in weight_bits]).reshape(-1, len(resolutions)),
             value_sizes=np.array([value.elements * (value.name in value_noise) for value in graph.values], dtype=float),
             value_noise=np.array([value_noise.get(value.name, silent) for value in graph.values]),
         )
@@ -93,7 +98,7 @@ class WholeGraph:
         value_widths: Sequence[int] = WIDTHS,
     ) -> PricedGraph:
         """At what a MAC on either side, a bit of weights and a bit that crosses add to an objective (eqs. 24 to 26)."""
-        of_layers, of_values = np.array(widths, dtype=np.int64), np.array(value_widths, dtype=np.int64)
+        of_layers, of_values = places_of(widths, self.resolutions), np.array(value_widths, dtype=np.int64)
         macs = np.array([block.macs for block in self.graph.blocks], dtype=np.float64)
         exact_bits = np.array([value.exact_bits for value in self.graph.values], dtype=np.float64)
         return PricedGraph(
@@ -102,8 +107,8 @@ class WholeGraph:
             server=server_mac * macs,
             crossing=crossing_bit * exact_bits,
             home=self.home,
-            layer_cost=weight_bit * self.weight_bits[:, of_layers - WIDTHS[0]],
-            layer_noise=self.noise[:, of_layers - WIDTHS[0]],
+            layer_cost=weight_bit * self.weight_bits[:, of_layers],
+            layer_noise=self.noise[:, of_layers],
             value_cost=crossing_bit * self.value_sizes[:, None] * of_values,
             value_noise=self.value_noise[:, of_values - WIDTHS[0]],
         )

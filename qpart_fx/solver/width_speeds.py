@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qpart_fx.prices import price
 from qpart_fx.request import Request
+from qpart_fx.resolution import places_of, width_of
 
 from .allocate import SLACK
 from .cut_search import CutSearch
@@ -63,7 +64,8 @@ def solve(request: Request, network: Network, cuts: Sequence[int], budget: float
 @dataclass(frozen=True)
 class _Problem:
     """A request's problem in tables: of each item, first the layers, then the values, and of each of its options, a
-    width. Shape (items, options); an item that has fewer options than others has some of width 0, which do not count.
+    resolution or a width. Shape (items, options); an item that has fewer options than others has some of 0 bits, which
+    do not count.
     """
 
     request: Request
@@ -76,23 +78,27 @@ class _Problem:
         return len(self.network.weight_bits)
 
     @cached_property
-    def widths(self) -> Integers:
-        device = self.request.device
-        table = self._table(np.array(device.weight_bits)[None], np.array(device.crossing_bits)[None])
-        return table.astype(np.int64)
+    def of_weights(self) -> Integers:
+        """Where the network's tables of weights have the options of layers."""
+        return places_of(self.request.device.weight_bits, self.network.resolutions)
+
+    @cached_property
+    def bits(self) -> Floats:
+        """The resolutions and the widths."""
+        resolutions = np.array(self.network.resolutions)[self.of_weights]
+        return self._table(resolutions[None], np.array(self.request.device.crossing_bits)[None])
 
     @cached_property
     def noise(self) -> Floats:
         network, device = self.network, self.request.device
-        return self._table(
-            network.noise[:, columns(device.weight_bits)], network.value_noise[:, columns(device.crossing_bits)]
-        )
+        return self._table(network.noise[:, self.of_weights], network.value_noise[:, columns(device.crossing_bits)])
 
     @cached_property
     def macs(self) -> Floats:
         """As prices take them."""
         device = self.request.device
-        speeds = np.array([device.cycles_at(bits) for bits in device.weight_bits]) / device.float_cycles_per_mac
+        widths = [width_of(self.network.resolutions[place]) for place in self.of_weights]
+        speeds = np.array([device.cycles_at(bits) for bits in widths]) / device.float_cycles_per_mac
         return self._table(self.network.macs[:, None] * speeds, np.zeros((1, len(device.crossing_bits))))
 
     @cached_property
@@ -112,7 +118,7 @@ class _Problem:
 
     @cached_property
     def crossing_bits(self) -> Floats:
-        return self.widths * np.append(np.zeros(self.layers), self.network.value_sizes)[:, None]
+        return self.bits * np.append(np.zeros(self.layers), self.network.value_sizes)[:, None]
 
     @cached_property
     def items(self) -> Booleans:
@@ -162,7 +168,7 @@ class _Problem:
             uses.append(energy)
             limits.append(request.energy_budget_j * (1 + SLACK) - fixed.energy_j)
         return CutSearch(
-            cost=np.where(self.widths > 0, weights.time * time + weights.energy * energy, np.inf),
+            cost=np.where(self.bits > 0, weights.time * time + weights.energy * energy, np.inf),
             noise=self.noise,
             uses=np.array(uses).reshape(len(uses), *self.noise.shape),
             items=self.items,
@@ -179,27 +185,26 @@ class _Problem:
         def total(table: Floats) -> Floats:
             return np.asarray((items * table[every, options]).sum(axis=1))
 
-        weight_bits, widths = total(self.weight_bits), items * self.widths[every, options]
+        weight_bits, bits = total(self.weight_bits), items * self.bits[every, options]
         patterns = Patterns(
             cut=cuts,
             weight_bits=weight_bits,
             least_weight_bits=weight_bits,
             crossing_bits=total(self.crossing_bits),
             noise=total(self.noise),
-            widths=widths[:, : self.layers].astype(np.uint8),
+            resolutions=bits[:, : self.layers].astype(np.float32),
             value_widths=tuple(
-                tuple(row[self.layers + value] for value in self.network.values[cut])
-                for cut, row in zip(cuts.tolist(), widths.tolist(), strict=True)
+                tuple(int(row[self.layers + value]) for value in self.network.values[cut])
+                for cut, row in zip(cuts.tolist(), bits.tolist(), strict=True)
             ),
         )
         downloads = self.other_download_bits[rows] + total(self.download_bits)
         return patterns, self.other_macs[rows] + total(self.macs), downloads
 
     def _of_weights(self, bits: Floats) -> Floats:
-        """A table of bits of weights, (L, W), as one of items and options; nothing of what crosses."""
-        device = self.request.device
-        nothing = np.zeros((len(self.network.value_sizes), len(device.crossing_bits)))
-        return self._table(bits[:, columns(device.weight_bits)], nothing)
+        """A table of bits of weights, (L, R), as one of items and options; nothing of what crosses."""
+        nothing = np.zeros((len(self.network.value_sizes), len(self.request.device.crossing_bits)))
+        return self._table(bits[:, self.of_weights], nothing)
 
     def _table(self, of_layers: NDArray[Any], of_values: NDArray[Any]) -> Floats:
         """One table of both, each repeated for all of its items if it has one row, with zeros for options not there."""

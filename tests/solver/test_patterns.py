@@ -1,41 +1,44 @@
-"""The stored patterns hold the best one for every request: equal to trying all cuts and all widths."""
+"""The stored patterns hold the best one for every request: equal to trying all cuts and all bits."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from qpart_fx.noise import WIDTHS
+from qpart_fx.resolution import RESOLUTIONS, places_of
 from qpart_fx.solver.patterns import Front, Network, PatternMaker, columns
 
 Floats = NDArray[np.float64]
 
 ALLOWED = (2, 4, 5, 8)
 VALUES_ALLOWED = (3, 4, 8)
+FITTING = [RESOLUTIONS[place] for place in places_of(ALLOWED, RESOLUTIONS)]
 
 
 def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Network:
-    """A network of random sizes and noise that falls with the width, but not evenly."""
+    """A network of random sizes and noise that falls with the bits, but not evenly."""
     random = np.random.default_rng(seed)
-    widths = np.array(WIDTHS)
 
-    def noise(rows: int) -> Floats:
+    def noise(rows: int, bits: Sequence[float]) -> Floats:
         scale = 10 ** random.uniform(0, 3, (rows, 1))
-        return np.asarray(scale * 4.0**-widths * np.exp(random.normal(0, 0.7, (rows, len(widths)))))
+        return np.asarray(scale * 4.0 ** -np.array(bits) * np.exp(random.normal(0, 0.7, (rows, len(bits)))))
 
     crossing = [
         tuple(sorted(random.choice(values, random.integers(0, 3), replace=False).tolist())) for _ in range(cuts)
     ]
     return Network(
-        weight_bits=random.integers(1, 50, (layers, 1)) * np.array(WIDTHS, dtype=float),
+        resolutions=RESOLUTIONS,
+        weight_bits=random.integers(1, 50, (layers, 1)) * np.array(RESOLUTIONS),
         macs=np.ones(layers),
-        noise=noise(layers),
+        noise=noise(layers, RESOLUTIONS),
         value_sizes=random.integers(1, 50, values).astype(float),
-        value_noise=noise(values),
+        value_noise=noise(values, WIDTHS),
         layers=random.random((cuts, layers)) < 0.6,
         values=tuple(crossing),
         device_macs=random.uniform(0, 9, cuts),
@@ -47,12 +50,12 @@ def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Netwo
 
 
 def by_brute_force(network: Network, cut: int, budget: float, prices: tuple[float, float]) -> float:
-    """The least price of a cut's bits within the budget, by trying every choice of widths; inf if there is none."""
+    """The least price of a cut's bits within the budget, by trying every choice of bits; inf if there is none."""
     layers, values = np.flatnonzero(network.layers[cut]), network.values[cut]
     best = np.inf
-    for chosen in itertools.product(*[ALLOWED] * len(layers), *[VALUES_ALLOWED] * len(values)):
-        columns = [width - WIDTHS[0] for width in chosen]
-        of_layers, of_values = columns[: len(layers)], columns[len(layers) :]
+    for chosen in itertools.product(*[FITTING] * len(layers), *[VALUES_ALLOWED] * len(values)):
+        of_layers = [RESOLUTIONS.index(resolution) for resolution in chosen[: len(layers)]]
+        of_values = [WIDTHS.index(int(width)) for width in chosen[len(layers) :]]
         noise = network.noise[layers, of_layers].sum() + network.value_noise[list(values), of_values].sum()
         if noise <= budget:
             bits = network.weight_bits[layers, of_layers].sum()
@@ -83,16 +86,16 @@ def test_a_pattern_is_what_it_says(seed: int) -> None:
     tables = network(seed)
     patterns = PatternMaker(tables, ALLOWED, VALUES_ALLOWED).patterns(1.0)
     for row, cut in enumerate(patterns.cut.tolist()):
-        widths, value_widths = patterns.widths[row].astype(int), patterns.value_widths[row]
-        assert ((widths > 0) == tables.layers[cut]).all()
-        assert set(widths[widths > 0].tolist()) <= set(ALLOWED)
+        resolutions, value_widths = patterns.resolutions[row], patterns.value_widths[row]
+        on_device = resolutions > 0
+        places = [RESOLUTIONS.index(resolution) for resolution in resolutions[on_device].tolist()]
+        assert (on_device == tables.layers[cut]).all()
+        assert set(resolutions[on_device].tolist()) <= set(FITTING)
         assert set(value_widths) <= set(VALUES_ALLOWED)
-        assert patterns.weight_bits[row] == pytest.approx(
-            tables.weight_bits[widths > 0, widths[widths > 0] - WIDTHS[0]].sum()
-        )
+        assert patterns.weight_bits[row] == pytest.approx(tables.weight_bits[on_device, places].sum())
         values = list(tables.values[cut])
         assert patterns.crossing_bits[row] == pytest.approx((tables.value_sizes[values] * value_widths).sum())
-        noise = tables.noise[widths > 0, widths[widths > 0] - WIDTHS[0]].sum()
+        noise = tables.noise[on_device, places].sum()
         noise += tables.value_noise[values, np.array(value_widths, dtype=int) - WIDTHS[0]].sum()
         assert patterns.noise[row] == pytest.approx(noise)
 
@@ -103,7 +106,7 @@ def test_a_budget_that_nothing_keeps_leaves_the_pattern_of_least_noise() -> None
     with_something = [cut for cut in range(6) if tables.layers[cut].any() or tables.values[cut]]
     assert [cut for cut in patterns.cut.tolist() if cut in with_something] == with_something
     for row, cut in enumerate(patterns.cut.tolist()):
-        least = tables.noise[tables.layers[cut]][:, columns(ALLOWED)].min(axis=1).sum()
+        least = tables.noise[tables.layers[cut]][:, places_of(ALLOWED, RESOLUTIONS)].min(axis=1).sum()
         least += tables.value_noise[list(tables.values[cut])][:, columns(VALUES_ALLOWED)].min(axis=1).sum()
         assert patterns.noise[row] == pytest.approx(least)
 
