@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch.fx import GraphModule
 
+from .meta import info
 from .pass_manager import Pass, Pipeline
 from .passes.halve_floats import HalveFloats
 from .passes.quantize_payload import QuantizePayload
 from .passes.quantize_weights import QuantizeWeights
 from .passes.split_at_cut import split_at_cut
 from .plan import Plan
+from .quantized import weight_quantizers
 from .quantizer import UniformQuantizer
 from .rounding import NearestRounding, Rounding
 from .scores import Scorer
 from .split_model import SplitModel
+from .tensor_table import write_quantized
 
 
 def lower(
@@ -36,3 +40,24 @@ def lower(
         passes.insert(0, HalveFloats())
     head = Pipeline(passes).run(head)
     return SplitModel(head, tail, plan, reference=graph, scorer=scorer)
+
+
+def with_bytes_of(plan: Plan, head: GraphModule) -> Plan:
+    """``plan`` with the bytes that the weights of ``head`` take, which were rounded otherwise than planned. Prices stay
+    those that it was chosen by, and so does what an update takes."""
+    quantizers = weight_quantizers(head)
+    weights = {node.name: [name for name in info(node).weights if name in quantizers] for node in head.graph.nodes}
+    layers = []
+    for layer in plan.layers:
+        found = [
+            write_quantized(head.get_parameter(name).detach().cpu(), quantizers[name])[1]
+            for name in weights.get(layer.name, ())
+        ]
+        layers.append(replace(layer, coded_bits=8.0 * sum(map(len, found))) if found else layer)
+    more = (
+        sum((new.coded_bits or 0.0) - (old.coded_bits or 0.0) for new, old in zip(layers, plan.layers, strict=True)) / 8
+    )
+    downloaded = plan.download_bytes + (0 if plan.updates_held_head else more)
+    return replace(
+        plan, layers=tuple(layers), download_bytes=downloaded, device_memory_bytes=plan.device_memory_bytes + more
+    )

@@ -237,7 +237,7 @@ class Profile:
             tune: fit the head's rounded weights, biases and norms together to the float model, on the samples that the
                 profile was made with, or on these batches, none of which may measure: ten runs forward and back over
                 them, for some tenths of the noise less. For a request, so much more is planned for, so that fewer bytes
-                keep the budget. Files are then a percent or so off ``download_bytes``.
+                keep the budget. Prices stay those of the plan as it was chosen, ``download_bytes`` are the file's.
             progress: show a progress bar where there is a terminal.
 
         Raises:
@@ -266,7 +266,7 @@ class Profile:
         return samples
 
     def _lowered(self, plan: Plan, tune: Sequence[Batch] | None, progress: bool) -> SplitModel:
-        from .lower import lower
+        from .lower import lower, with_bytes_of
         from .passes.tune_weights import tune_weights
         from .progress import progress_bar
 
@@ -279,7 +279,7 @@ class Profile:
         )  # fmt: skip
         curve = self.noise_curve
         predicted = curve.drop_at(curve.noise_at(plan.predicted_drop or 0.0) * tuned.share)
-        split.plan = replace(plan, predicted_drop=predicted, tuned=True)
+        split.plan = replace(with_bytes_of(plan, split.head), predicted_drop=predicted, tuned=True)
         return split
 
     def _compile_request(

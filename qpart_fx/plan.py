@@ -91,7 +91,7 @@ class Plan:
     the payload of eq. 14, as ``upload_bytes`` is. ``updates_held_head``: the request says which other head the device
     holds, and ``download_bytes`` are those of the update: layers held at their resolution cost nothing, at another what
     the difference of their codes takes, estimated from some channels of large ones. ``tuned``: the head's weights were
-    fitted to the float model afterwards; its file is a percent or so larger or smaller than planned.
+    fitted to the float model afterwards; bytes are those of its file, prices those that the plan was chosen by.
     ``device_memory_bytes``: the head's file and the peak of live activations. ``lower_bound``: proven on ``objective``,
     None where the method proves none.
     Accuracies are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
