@@ -54,9 +54,7 @@ def with_bytes_of(plan: Plan, head: GraphModule) -> Plan:
             for name in weights.get(layer.name, ())
         ]
         layers.append(replace(layer, coded_bits=8.0 * sum(map(len, found))) if found else layer)
-    more = (
-        sum((new.coded_bits or 0.0) - (old.coded_bits or 0.0) for new, old in zip(layers, plan.layers, strict=True)) / 8
-    )
+    more = round(sum(new.weight_bytes - old.weight_bytes for new, old in zip(layers, plan.layers, strict=True)))
     downloaded = plan.download_bytes + (0 if plan.updates_held_head else more)
     return replace(
         plan, layers=tuple(layers), download_bytes=downloaded, device_memory_bytes=plan.device_memory_bytes + more
