@@ -73,7 +73,7 @@ class NearestRounding:
 
     @property
     def resolutions(self) -> tuple[float, ...]:
-        return WIDTHS
+        return tuple(map(float, WIDTHS))
 
     def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
         return UniformQuantizer.of_tensor(weight, width_of(resolution))

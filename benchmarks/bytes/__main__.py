@@ -4,7 +4,8 @@
 
 DIRECTORY is that of ``python -m benchmarks.planning``, as are the networks, the samples to calibrate with and those to
 judge on. The whole network is on the device: bytes are those of the file that it downloads, all counted, and the answer
-goes back at 16 bits. Plans are made for drops along a ladder; what they lose is measured on the samples held.
+goes back at 16 bits. Plans are made for drops along a ladder, and every second one in its middle is tuned as well;
+what they lose is measured on the samples held.
 
 Prints a line a plan, then for each limit on the drop the fewest bytes that kept it, of each tool; writes
 results/ours.json beside this file, and the picture of the curves in docs/.
@@ -118,21 +119,25 @@ def plot(tools: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     networks = list(tools.get("ours", {}))
     figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4), squeeze=False)
     for axis, network in zip(axes[0], networks, strict=True):
         part = "same source"
-        for tool in ("ours", "nncodec", "model_compression_toolkit"):
-            runs = tools.get(tool, {}).get(network, {}).get("runs", [])
+        for tool in ("ours", "ours, tuned", "nncodec", "model_compression_toolkit"):
+            runs = tools.get(tool.removesuffix(", tuned"), {}).get(network, {}).get("runs", [])
+            runs = [run for run in runs if run.get("tuned", False) == tool.endswith(", tuned")]
             judged = [(run["judged"][part], run["bytes"]) for run in runs if part in run["judged"]]
             points = [(found, size) for found, size in judged if found["drop"] < _SHOWN]
             drop = [100 * found["drop"] for found, _ in points]
             error = [100 * found["standard_error"] for found, _ in points]
-            style = "o-" if tool == "ours" else "."
+            style = "o-" if tool.startswith("ours") else "."
             axis.errorbar([size for _, size in points], drop, yerr=error, fmt=style, label=tool, markersize=4, lw=1)
         axis.set(title=network, xlabel="bytes of the file", xscale="log", ylim=(-0.5, 100 * _SHOWN))
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.EngFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axhline(1, color="grey", lw=0.5)
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("accuracy drop, points (same source)")
