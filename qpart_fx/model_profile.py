@@ -47,7 +47,7 @@ _ROOM = 2
 """Losses that a plan may have and still be proven, where a proof is asked for: without any, only luck proves it."""
 
 _LEFT_BY_TUNING = 0.8
-"""Of the noise of a plan, about: what tuning leaves lies between 0.7 and 0.9."""
+"""Of the noise of a plan, about: what tuning leaves lies between 0.6 and 0.9."""
 
 _LIKELY = 0.8
 """The confidence that is asked of a plan where the samples are too few for more."""
