@@ -30,8 +30,8 @@ _COARSE = 4
 _DAMPING, _COARSE_DAMPING = 0.05, 0.5
 """Added to the curvature's diagonal, as a share of its mean: it is of the float network, and errors elsewhere change
 it. More is where layers are coarse: what comes into them is far from what it was, and errors that made up for each
-other no longer do. With as little damping, an MLP of such layers makes two to five times the noise that they make one by
-one."""
+other no longer do. With as little damping, an MLP of such layers makes two to five times the noise that they make one
+by one."""
 
 _BLOCK = 64
 """Columns that are rounded before the others learn of their errors."""
