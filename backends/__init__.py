@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from qpart_fx.errors import RequestError
 
-from .base import Backend
+from .base import Backend as Backend
+from .base import Halves as Halves
 from .eager import EagerBackend
+from .onnx import OnnxBackend
 
-_BACKENDS: dict[str, type[Backend]] = {"eager": EagerBackend}
+_BACKENDS: dict[str, type[Backend]] = {"eager": EagerBackend, "onnx": OnnxBackend}
 
 
 def get_backend(name: str) -> Backend:

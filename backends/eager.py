@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.fx import GraphModule
-
 from qpart_fx.container import make_directory, write_file
-from qpart_fx.plan import Plan
 
-from .base import Backend
+from .base import Backend, Halves
 from .packed import pack_head, pack_tail
 
 
@@ -18,7 +15,8 @@ from .packed import pack_head, pack_tail
 class EagerBackend(Backend):
     """Writes ``head.qpart`` and ``tail.qpart``, which :func:`qpart_fx.load` reads as graph modules."""
 
-    def export(self, head: GraphModule, tail: GraphModule, plan: Plan | None, directory: Path) -> list[Path]:
+    def export(self, halves: Halves, directory: Path) -> list[Path]:
+        head, tail, plan = halves.head, halves.tail, halves.plan
         files = {
             "head.qpart": pack_head(head, plan),
             "tail.qpart": pack_tail(tail),

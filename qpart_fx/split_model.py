@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from .calibration import read_batches
 from .errors import RequestError
-from .inputs import device_of
+from .inputs import device_of, positional
 from .plan import Plan
 from .scores import ClassScores, Metric, Scorer, scorer_of
 
@@ -131,12 +131,18 @@ class SplitModel(nn.Module):
 
         write_file(Path(path), pack_split(self.head, self.tail, self.plan))
 
-    def export(self, backend: str, directory: str | Path) -> list[Path]:
+    def export(self, backend: str, directory: str | Path, *, example_inputs: Sequence[Any] | None = None) -> list[Path]:
         """Write the files that ``backend`` makes of head and tail into ``directory``, and return their paths.
 
-        Raises:
-            RequestError: there is no such backend; the message names those there are.
-        """
-        from .backends import get_backend
+        Args:
+            example_inputs: what the model is called with, for backends that trace it, two samples or more; by default
+                zeros of the shapes that it was captured with, which a split from a file does not know.
 
-        return get_backend(backend).export(self.head, self.tail, self.plan, Path(directory))
+        Raises:
+            RequestError: there is no such backend; the message names those there are. Or it needs example inputs.
+            ModelError: the backend cannot hold what the model calls.
+        """
+        from .backends import Halves, get_backend
+
+        inputs = None if example_inputs is None else tuple(positional(self.head, tuple(example_inputs), {}))
+        return get_backend(backend).export(Halves(self.head, self.tail, self.plan, inputs), Path(directory))

@@ -1,0 +1,193 @@
+"""A head or a tail as an ONNX graph whose tensors are open: named, of known shape, and filled in by whoever writes it.
+
+torch.onnx makes the graph. Its parameters and buffers become inputs while it is simplified, so that no weight is folded
+into another and each lies on its quantizer's grid as before; a graph can be kept and filled with other weights. What
+rounds an activation is one node, ``qpart::Round``, that :mod:`qpart_fx.onnx_quantizers` puts into ONNX's own terms.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from .errors import MissingDependencyError, ModelError, RequestError
+from .graph_json import tensors_of
+from .graph_parts import graph_module_of
+from .inputs import copied
+from .meta import TensorInfo, info
+from .quantizer import FakeQuantize
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OPSET = 21
+"""The first that has 4-bit and 16-bit integers in QuantizeLinear."""
+
+DOMAIN, ROUND = "qpart", "Round"
+"""Of the node that rounds to a :class:`~qpart_fx.quantizer.UniformQuantizer`'s grid: attributes bits, step, zero."""
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """``model``: its last inputs are the open ``tensors``. ``inputs`` and ``outputs``: the names of the others."""
+
+    model: ir.Model
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+
+    def open_value(self, name: str) -> ir.Value:
+        """The value of an open tensor."""
+        return next(value for value in self.model.graph.inputs if value.name == name)
+
+
+def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence[str] | None = None) -> OnnxGraph:
+    """The graph of a head or a tail in inference, for any batch size.
+
+    Args:
+        args: example values of its placeholders, samples along the first dimensions.
+        outputs: what its outputs are to be called; by default as torch calls them.
+
+    Raises:
+        MissingDependencyError: without the extra ``onnx``.
+        ModelError: ONNX has no operator for what it calls; names it.
+        RequestError: an input is no tensor.
+    """
+    try:
+        from onnxscript import optimizer
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("ONNX", extra="onnx") from error
+    names = [str(node.target).lstrip("*") for node in graph_module.graph.nodes if node.op == "placeholder"]
+    for name, value in zip(names, args, strict=True):
+        if not isinstance(value, Tensor):
+            raise RequestError(
+                f"ONNX passes tensors, and '{name}' is of type {type(value).__name__}: choose another cut or input"
+            )
+    exported = _exported(graph_module, copied(tuple(args)))
+    graph = exported.graph
+    own = {name: tensor for name, tensor in tensors_of(graph_module).items() if name in graph.initializers}
+    for name in own:
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        graph.inputs.append(value)
+    optimizer.optimize(exported)
+    for name, value in zip(names, graph.inputs, strict=False):
+        value.name = name
+    for name, value in zip(outputs or [str(value.name) for value in graph.outputs], graph.outputs, strict=True):
+        _call(graph, value, name)
+    _name_nodes(graph)
+    return OnnxGraph(exported, tuple(names), tuple(str(value.name) for value in graph.outputs), own)
+
+
+def example_inputs(graph_module: GraphModule) -> tuple[Tensor, ...]:
+    """Zeros of the shapes and dtypes that the placeholders were captured with; two samples, where it takes any number:
+    one would be taken for a constant.
+
+    Raises:
+        RequestError: the shapes are not known, as of a split from a file, or it takes other things than tensors.
+    """
+    found = []
+    for node in graph_module.graph.nodes:
+        if node.op == "placeholder":
+            known = info(node).output
+            if not isinstance(known, TensorInfo):
+                raise RequestError(
+                    f"it is not known what the input '{node.target}' looks like: pass example_inputs=(...), the "
+                    "tensors that the model is called with"
+                )
+            found.append(torch.zeros(known.shape, dtype=known.dtype))
+    if all(value.dim() and len(value) == 1 for value in found):
+        two = tuple(value.repeat_interleave(2, dim=0) for value in found)
+        with suppress(Exception), torch.no_grad():  # its batch size may be frozen
+            graph_module(*copied(two))
+            return two
+    return tuple(found)
+
+
+def _exported(graph_module: GraphModule, args: tuple[Tensor, ...]) -> ir.Model:
+    prepared = _with_round_nodes(graph_module)
+    sizes = {value.shape[0] for value in args if value.dim()}
+    batched = tuple({0: torch.export.Dim.AUTO} if value.dim() and len(sizes) == 1 else None for value in args)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                prepared, args, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, dynamic_shapes=batched
+            )
+    except Exception as error:  # the exporter raises what its parts do
+        raise ModelError(f"{type(graph_module).__name__} cannot be written as ONNX: {_cause(error)}") from error
+    finally:
+        logging.disable(level)
+    assert program is not None
+    return program.model
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, in a line or two."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])}"
+
+
+class _Round(nn.Module):
+    """A :class:`FakeQuantize` while a graph is written as ONNX."""
+
+    def __init__(self, module: FakeQuantize) -> None:
+        super().__init__()
+        quantizer = module.quantizer
+        self.attributes: dict[str, Any] = {
+            "bits": quantizer.bits, "step": quantizer.step, "zero": quantizer.zero_point
+        }  # fmt: skip
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{ROUND}", (values,), self.attributes, dtype=values.dtype, shape=values.shape, version=1
+        )
+
+
+def _with_round_nodes(graph_module: GraphModule) -> GraphModule:
+    """The same graph over the same parts, but for what rounds."""
+    graph = torch.fx.Graph()
+    placed: dict[torch.fx.Node, torch.fx.Node] = {}
+    output = graph.graph_copy(graph_module.graph, placed)
+    graph.output(output)
+    modules = dict(graph_module.named_modules())
+    made = {name: _Round(module) for name, module in modules.items() if isinstance(module, FakeQuantize)}
+    return graph_module_of(graph, graph_module, type(graph_module).__name__, made)
+
+
+def _call(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    """Give an output its name; another value may have it."""
+    for other in [*graph.inputs, *(each for node in graph for each in node.outputs)]:
+        if other is not value and other.name == name:
+            other.name = f"{name}_"
+    value.name = name
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """By the layers that they come from; what else the exporter says of them (sources, stacks) is left out."""
+    seen: dict[str, int] = {}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+        layer = next((scope for scope in reversed(scopes[:-1]) if scope), scopes[-1])
+        name = f"{layer}/{node.op_type}" if layer else node.op_type
+        seen[name] = seen.get(name, 0) + 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*graph.inputs, *graph.outputs, *(each for node in graph for each in node.outputs)):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
