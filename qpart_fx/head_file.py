@@ -20,9 +20,14 @@ from .plan_summary import PlanSummary
 from .stored_tensor import Row, StoredTensor, read_tensor, size_of
 
 
+ONNX_GRAPH = "ONNX graph"
+"""The tensor that holds the graph of a head for a device without torch; no parameter can be called so."""
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
-    """``graph``: the record that ``graph_json`` describes. ``tensors``: by qualified name; tied ones are one object.
+    """``graph``: the record that ``graph_json`` describes; of a head whose graph is ONNX, in the tensor
+    :data:`ONNX_GRAPH`, what its outputs are rounded to. ``tensors``: by qualified name; tied ones are one object.
     ``plan``: None for a head that was packed without."""
 
     graph: dict[str, Any]

@@ -1,14 +1,11 @@
 """Where the elements of a tensor lie in memory, and what of that memory has to be sent.
 
-A strided tensor may leave gaps, repeat its elements, or lie in any order of its dimensions.
+A strided tensor may leave gaps, repeat its elements, or lie in any order of its dimensions. Needs nothing but Python.
 """
 
 from __future__ import annotations
 
 from math import prod
-
-import torch
-from torch import Tensor
 
 _MOST_MEMORY, _MOST_ELEMENTS = 2**24, 2**28
 """Elements that a few values may be spread over, and repeated to: a message of some bytes must not exhaust a server."""
@@ -25,12 +22,8 @@ class MemoryLayout:
         span: elements of memory, from the first to the last.
         count: values to send.
 
-    >>> row = torch.arange(3.0)
-    >>> layout = MemoryLayout((1000, 3), (0, 1))  # that of row.expand(1000, 3)
-    >>> layout.count, layout.gathered(row.expand(1000, 3))
-    (3, tensor([0., 1., 2.]))
-    >>> layout.scattered(row).stride()
-    (0, 1)
+    >>> MemoryLayout((1000, 3), (0, 1)).count  # that of torch.arange(3.0).expand(1000, 3)
+    3
     """
 
     def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
@@ -65,20 +58,3 @@ class MemoryLayout:
             and self.span <= max(4 * self.count, _MOST_MEMORY)
             and all(stride < 2**32 for stride in self.strides)
         )
-
-    def gathered(self, value: Tensor) -> Tensor:
-        """The values to send of a tensor that lies like this, flat and fresh of lazy signs."""
-        visited = value.as_strided(*self.loops).resolve_conj().resolve_neg()
-        if self.overlaps:
-            memory = torch.zeros(self.span, dtype=value.dtype, device=value.device)
-            memory.as_strided(*self.loops).copy_(visited)
-            return memory
-        return visited.contiguous().reshape(-1)
-
-    def scattered(self, values: Tensor) -> Tensor:
-        """The tensor that lies like this, of the values that :meth:`gathered` made. Gaps in memory are zeros."""
-        if self.count < self.span:
-            memory = torch.zeros(self.span, dtype=values.dtype)
-            memory.as_strided(*self.loops).copy_(values.reshape(self.loops[0]))
-            values = memory
-        return values.as_strided(self.shape, self.strides)

@@ -88,12 +88,26 @@ class SplitModel(nn.Module):
             for module, training in modes.items():
                 module.training = training
 
-    def packed_head(self) -> bytes:
+    def packed_head(self, runtime: str = "torch", *, example_inputs: Sequence[Any] | None = None) -> bytes:
         """The one file that the device downloads: the head with its weights packed at their bits, and what proves its
-        plan. :func:`qpart_fx.head_file.read_head` reads it without torch."""
+        plan. :func:`qpart_fx.head_file.read_head` reads it without torch.
+
+        Args:
+            runtime: what the device has: ``"torch"``, or ``"onnx"`` for :class:`qpart_fx.device.HeadRuntime`.
+            example_inputs: as for :meth:`export`; of use for ``"onnx"`` alone.
+
+        Raises:
+            RequestError: there is no such runtime, or the example inputs are needed.
+            ModelError: the head calls what ONNX has no operator for.
+        """
+        from .backends.onnx_head import pack_onnx_head
         from .backends.packed import pack_head
 
-        return pack_head(self.head, self.plan)
+        if runtime not in ("torch", "onnx"):
+            raise RequestError(f"runtime = {runtime!r}: a device runs heads with 'torch' or 'onnx'")
+        if runtime == "torch":
+            return pack_head(self.head, self.plan)
+        return pack_onnx_head(self.head, self.plan, self._inputs(example_inputs))
 
     def packed_update(self, held: bytes) -> bytes:
         """What a device that holds the head's file ``held``, of the same model under another plan, downloads in place
@@ -144,5 +158,8 @@ class SplitModel(nn.Module):
         """
         from .backends import Halves, get_backend
 
-        inputs = None if example_inputs is None else tuple(positional(self.head, tuple(example_inputs), {}))
-        return get_backend(backend).export(Halves(self.head, self.tail, self.plan, inputs), Path(directory))
+        halves = Halves(self.head, self.tail, self.plan, self._inputs(example_inputs))
+        return get_backend(backend).export(halves, Path(directory))
+
+    def _inputs(self, example_inputs: Sequence[Any] | None) -> tuple[Any, ...] | None:
+        return None if example_inputs is None else tuple(positional(self.head, tuple(example_inputs), {}))

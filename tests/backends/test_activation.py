@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from qpart_fx import ArtifactError, RequestError
-from qpart_fx.backends.activation import CODER_S, CODER_S_PER_VALUE, pack_payload, unpack_payload
+from qpart_fx.backends.activation import pack_payload, unpack_payload
 from qpart_fx.bitpack import packed_size
+from qpart_fx.message import CODER_S, CODER_S_PER_VALUE
 from qpart_fx.passes.quantize_payload import QuantizePayload
 from qpart_fx.quantizer import UniformQuantizer
 

@@ -1,0 +1,219 @@
+"""A head on a device: its file in, messages for the server out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import container
+from ..container import read_checked
+from ..errors import ArtifactError, MissingDependencyError, RequestError
+from ..head_file import ONNX_GRAPH, Head, read_head
+from ..message import require_rate, write_message
+from ..plan_summary import PlanSummary
+from ..stored_tensor import PlainTensor, StoredTensor
+from .arrays import Array, Rounded, plain, rounded
+
+try:
+    import onnxruntime
+except ModuleNotFoundError as error:
+    raise MissingDependencyError("a device's runtime", extra="device") from error
+
+_NO_FOLDER = "/nonexistent"
+"""Where a graph may read tensors from: nowhere. All that a head has are given to it."""
+
+_FAILURES = tuple(
+    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+    for name in "EPFail Fail InvalidArgument InvalidGraph InvalidProtobuf NotImplemented RuntimeException".split()
+)
+
+_NUMPY = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"} | {
+    f"tensor({name})": name for name in "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split()
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a head takes: a tensor of ``dtype``, and of ``shape``, None where any size will do."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('any' if size is None else str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """A value that crosses. ``grid``: None for one that crosses as it is. ``as_codes``: the graph returns codes."""
+
+    name: str
+    grid: Rounded | None
+    as_codes: bool
+
+    @classmethod
+    def of(cls, record: Any) -> _Output:
+        name, *rest = record
+        if not rest:
+            return cls(name, None, False)
+        bits, step, zero_point, dtype, as_codes = rest
+        if type(bits) is not int or not 2 <= bits <= 16 or type(zero_point) is not int or not float(step) > 0:
+            raise ArtifactError(f"the value '{name}' is rounded to impossible steps")
+        np.finfo(dtype)
+        return cls(name, Rounded(bits, float(step), zero_point, dtype), bool(as_codes))
+
+    def value(self, made: Array) -> Array:
+        """In floats, as PyTorch's head returns it."""
+        return self.grid.decode(made) if self.grid is not None and self.as_codes else made
+
+    def codes(self, made: Array) -> Array:
+        return made if self.as_codes or self.grid is None else self.grid.encode(made)
+
+
+class HeadRuntime:
+    """Runs the head in a file that :meth:`qpart_fx.SplitModel.packed_head` made for ``runtime="onnx"``.
+
+    Attributes:
+        plan: what the file says of its plan; None if it was packed without.
+        inputs: what the head takes, in the order of its arguments.
+
+    Args:
+        content: the file.
+        threads: that one call may use; by default as many as there are cores.
+
+    Raises:
+        ArtifactError: the file is damaged, of another version, for PyTorch, or calls what this onnxruntime has not.
+    """
+
+    plan: PlanSummary | None
+    inputs: tuple[Input, ...]
+
+    def __init__(self, content: bytes, *, threads: int | None = None) -> None:
+        head = read_head(content)
+        if ONNX_GRAPH not in head.tensors:
+            raise ArtifactError('this head is for PyTorch: have it packed with packed_head(runtime="onnx")')
+        self.plan = head.plan
+        self._session = _session(head, threads)
+        self._outputs = read_checked(lambda: [_Output.of(record) for record in head.graph["outputs"]])
+        if [each.name for each in self._outputs] != [each.name for each in self._session.get_outputs()]:
+            raise ArtifactError("the head's graph does not return what its file says")
+        self.inputs = tuple(
+            Input(each.name, _NUMPY.get(each.type, each.type), tuple(_size(size) for size in each.shape))
+            for each in self._session.get_inputs()
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int | None = None) -> HeadRuntime:
+        """The head in the file at ``path``.
+
+        Raises:
+            ArtifactError: there is no such file, or as above.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return cls(content, threads=threads)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+
+    def __call__(self, *args: Array, **kwargs: Array) -> tuple[Array, ...]:
+        """What crosses, rounded, as PyTorch's head returns it.
+
+        Args:
+            args, kwargs: arrays, as the model is called.
+
+        Raises:
+            RequestError: they are not what the head takes.
+        """
+        made = self._run(args, kwargs)
+        return tuple(output.value(each) for output, each in zip(self._outputs, made, strict=True))
+
+    def message(self, *args: Array, uplink_bps: float | None = None, **kwargs: Array) -> bytes:
+        """The bytes to send for a call: what crosses, each value at its bits.
+
+        Args:
+            uplink_bps: the link's rate, bits a second: values are entropy-coded where that saves more time on the link
+                than it takes; never if it is None.
+
+        Raises:
+            RequestError: the arguments are not what the head takes, or give NaN where values are rounded.
+        """
+        require_rate(uplink_bps)
+        return self.pack(self._run(args, kwargs), uplink_bps)
+
+    def pack(self, made: list[Array], uplink_bps: float | None = None) -> bytes:
+        """The message of what the graph returned."""
+        values = []
+        for output, each in zip(self._outputs, made, strict=True):
+            if output.grid is None:
+                values.append(plain(each))
+                continue
+            codes = output.codes(each)
+            if not output.as_codes and np.isnan(codes).any():
+                raise RequestError(f"'{output.name}' is NaN for these inputs, and cannot be sent")
+            values.append(rounded(codes, output.grid, uplink_bps))
+        return write_message(values)
+
+    def _run(self, args: tuple[Array, ...], kwargs: Mapping[str, Array]) -> list[Array]:
+        given = dict(zip((each.name for each in self.inputs), args, strict=False))
+        unknown = [name for name in kwargs if name in given or name not in {each.name for each in self.inputs}]
+        if len(args) > len(self.inputs) or unknown:
+            takes = ", ".join(f"{each.name}: {each}" for each in self.inputs)
+            raise RequestError(f"the head takes ({takes}), and was given {len(args)} arrays and {sorted(kwargs)}")
+        given |= kwargs
+        for expected in self.inputs:
+            _require(expected, given.get(expected.name))
+        try:
+            made: list[Array] = self._session.run(None, given)
+        except _FAILURES as error:
+            raise RequestError(f"the head cannot run on these inputs: {_line(error)}") from error
+        return made
+
+
+def _session(head: Head, threads: int | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    tensors = {name: tensor.values for name, tensor in head.tensors.items() if name != ONNX_GRAPH}
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in tensors.values()]
+    options.add_external_initializers(list(tensors), values)
+    try:
+        graph = _graph(head.tensors[ONNX_GRAPH])
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except _FAILURES as error:
+        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+
+
+def _graph(tensor: StoredTensor) -> bytes:
+    if not isinstance(tensor, PlainTensor):
+        raise ArtifactError("the head's graph is no bytes")
+    return container.inflate(tensor.data)
+
+
+def _size(size: Any) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _require(expected: Input, given: Any) -> None:
+    """Refuse an input of another type or shape: onnxruntime would say less."""
+    if not isinstance(given, np.ndarray):
+        what = "is missing" if given is None else f"is a {type(given).__name__}"
+        raise RequestError(f"input '{expected.name}' {what}: the head takes an array, {expected}")
+    fits = given.dtype.name == expected.dtype and given.ndim == len(expected.shape)
+    if not fits or any(size not in (None, of) for of, size in zip(given.shape, expected.shape, strict=True)):
+        raise RequestError(
+            f"input '{expected.name}' is {given.dtype}{list(given.shape)}, and the head takes {expected}"
+        )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return text.removeprefix("[ONNXRuntimeError] : ").strip()
