@@ -42,7 +42,7 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
         raise MissingDependencyError("ONNX", extra="onnx") from error
     names = [node.name for node in crossing_nodes(head)]
     graph = onnx_graph(head, example_inputs(head) if inputs is None else inputs, names)
-    dtypes = {str(value.name): value.dtype.numpy().name for value in graph.model.graph.outputs}
+    dtypes = {str(value.name): value.dtype.numpy().name for value in graph.model.graph.outputs if value.dtype}
     as_codes = lower_rounding(graph, codes_out=True)
     outputs = [
         [name] if grid is None else [name, grid.bits, grid.step, grid.zero_point, dtypes[name], name in as_codes]

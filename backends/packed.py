@@ -10,6 +10,7 @@ from qpart_fx import container
 from qpart_fx.container import read_checked
 from qpart_fx.errors import ArtifactError
 from qpart_fx.graph_json import graph_from_record, graph_to_record, tensors_of
+from qpart_fx.input_shapes import input_shapes, set_input_shapes
 from qpart_fx.plan import Plan
 from qpart_fx.plan_summary import PlanSummary
 from qpart_fx.quantized import set_weight_quantizers, weight_quantizers
@@ -48,7 +49,12 @@ def pack_split(head: GraphModule, tail: GraphModule, plan: Plan | None) -> bytes
     """Head, tail and plan in one file."""
     device, of_device = write_graph(head)
     server, of_server = write_graph(tail)
-    manifest = {"head": device, "tail": server, "plan": None if plan is None else plan.to_json()}
+    manifest = {
+        "head": device,
+        "tail": server,
+        "inputs": input_shapes(head),
+        "plan": None if plan is None else plan.to_json(),
+    }
     return container.encode("split", manifest, of_device + of_server)
 
 
@@ -61,6 +67,7 @@ def unpack_split(manifest: dict[str, Any], data: memoryview) -> tuple[GraphModul
 
     def read() -> tuple[GraphModule, GraphModule, Plan | None]:
         head, used = read_graph(manifest["head"], data)
+        set_input_shapes(head, manifest.get("inputs", {}))
         tail = _whole(*read_graph(manifest["tail"], data[used:]), data[used:])
         return head, tail, None if manifest["plan"] is None else Plan.from_json(manifest["plan"])
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property, lru_cache
@@ -327,17 +328,25 @@ def _probabilities(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64
 def _density(shape: int, kind: int) -> NDArray[np.float64]:
     """A density at 0, 1/2, 1, ... until it is 0, of the class's mean magnitude once it is one of whole numbers."""
     with localcontext() as context:
-        context.prec = 24
+        context.prec = 36  # products lose some of it
         mean = Decimal(2) ** (Decimal(kind) / _PER_OCTAVE)
         if _POWERS[shape] == 1:  # sum |n| t**|n| / sum t**|n| = 2 t / (1 - t**2)
             t = ((1 + mean * mean).sqrt() - 1) / mean
             rate = -t.ln() / 2
         else:
             rate = _gaussian_rate(mean) / 4
-        density: list[float] = []
-        while (exponent := rate * len(density) ** _POWERS[shape]) < _NEVER:
-            density.append(float((-exponent).exp()))
+        density = [float(value) for value in _decay(rate, _POWERS[shape])]
     return np.array([*density, 0.0])
+
+
+def _decay(rate: Decimal, power: int) -> Iterator[Decimal]:
+    """exp(-rate * n**power) for n = 0, 1, ... until it is next to 0, by products: an exponential takes much longer."""
+    value, number = Decimal(1), 0
+    ratio = (-rate).exp()  # of a value to the one before
+    change = ratio * ratio if power == 2 else Decimal(1)
+    while rate * number**power < _NEVER:
+        yield value
+        value, ratio, number = value * ratio, ratio * change, number + 1
 
 
 def _gaussian_rate(mean: Decimal) -> Decimal:
@@ -347,10 +356,9 @@ def _gaussian_rate(mean: Decimal) -> Decimal:
     low, high = Decimal("0.01"), Decimal(20)
     for _ in range(60):
         middle = (low + high) / 2
-        above, total, number = Decimal(0), Decimal(1), 1
-        while (exponent := middle * number * number) < _NEVER:
-            part = 2 * (-exponent).exp()
-            above, total, number = above + number * part, total + part, number + 1
+        above, total = Decimal(0), Decimal(-1)  # 0 is there once, all others twice
+        for number, part in enumerate(_decay(middle, 2)):
+            above, total = above + 2 * number * part, total + 2 * part
         low, high = (middle, high) if above / total > mean else (low, middle)
     return low
 

@@ -19,7 +19,6 @@ from .errors import ArtifactError
 from .plan_summary import PlanSummary
 from .stored_tensor import Row, StoredTensor, read_tensor, size_of
 
-
 ONNX_GRAPH = "ONNX graph"
 """The tensor that holds the graph of a head for a device without torch; no parameter can be called so."""
 

@@ -15,6 +15,7 @@ from .container import read_checked
 from .cut import Cut
 from .cut_graph import CutGraph
 from .drop_curve import DropCurve
+from .input_shapes import input_shapes, set_input_shapes
 from .meta import info, set_info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
 from .rounding_file import read_rounding, write_rounding
@@ -35,7 +36,12 @@ def save_profile(profile: Profile, path: Path) -> None:
     """Write ``profile`` to ``path``, whole or not at all."""
     record, data = write_graph(profile.graph)
     rounding, codes = write_rounding(profile.rounding)
-    manifest = {"graph": record, "rounding": rounding, "profile": _to_record(profile)}
+    manifest = {
+        "graph": record,
+        "inputs": input_shapes(profile.graph),
+        "rounding": rounding,
+        "profile": _to_record(profile),
+    }
     container.write_file(path, container.encode("profile", manifest, data + codes))
 
 
@@ -52,6 +58,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
         for node in graph.graph.nodes:
             set_info(node, weights=_SIZES.validate_python(record["weights"].get(node.name, {})))
             set_info(node, constant=node.name in record["constants"])
+        set_input_shapes(graph, manifest.get("inputs", {}))
         order = tuple(record["order"])
         cuts = [{**place, "cut": {**place["cut"], "order": order}} for place in record["cuts"]]
         closed = [{**cut, "order": order} for cut in record["closed_cuts"]]

@@ -45,7 +45,8 @@ class Rounded:
         with np.errstate(over="ignore"):
             values = (codes.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.step)
         largest = np.float32(np.finfo(self.dtype).max)  # the grid reaches half a step beyond the range
-        return np.clip(values, -largest, largest).astype(self.dtype)
+        clipped: Array = np.clip(values, -largest, largest).astype(self.dtype)
+        return clipped
 
 
 def pack_arrays(arrays: Sequence[Array]) -> bytes:
@@ -114,5 +115,3 @@ def _scattered(layout: MemoryLayout, values: Array) -> Array:
     else:
         np.lib.stride_tricks.as_strided(memory, sizes, [size * each for each in strides])[...] = values.reshape(sizes)
     return np.lib.stride_tricks.as_strided(memory, layout.shape, [size * each for each in layout.strides]).copy()
-
-
