@@ -18,7 +18,7 @@ from .noise import WIDTHS
 from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
 from .prices import Prices, download_price_per_bit, upload_price_per_bit
-from .request import Request
+from .request import Device, Request
 from .resolution import width_of
 from .solver.allocate import SLACK, PairAllocation, allocate_pairs
 from .solver.choice import Choice, limits_overstepped
@@ -35,8 +35,8 @@ _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
-Widths = tuple[tuple[int, ...], tuple[int, ...] | None]
-"""A device's ``weight_bits`` and ``activation_bits``."""
+Widths = tuple[tuple[int, ...], tuple[int, ...] | None, bool]
+"""A device's ``weight_bits`` and ``activation_bits``, and whether values inside the head are rounded."""
 
 
 class _Pattern(NamedTuple):
@@ -89,8 +89,40 @@ class ExactPlanner:
         )
 
     @cached_property
+    def _network_rounded_inside(self) -> Network:
+        """The same, each layer's noise with that of the values rounded for it."""
+        return replace(self.network, noise=self.network.noise + self._inside[:, None])
+
+    def _network_of(self, inside: bool) -> Network:
+        return self._network_rounded_inside if inside else self.network
+
+    @cached_property
+    def _inside(self) -> NDArray[np.float64]:
+        """What rounding inside adds to each layer's noise, shape (layers,).
+
+        Raises:
+            RequestError: the profile does not know.
+        """
+        noise = [layer.noise_inside for layer in self.profile.layers]
+        if None in noise:
+            unknown = next(layer.name for layer in self.profile.layers if layer.noise_inside is None)
+            raise RequestError(
+                "device.activation_bits_inside: the profile does not know what rounding costs around the layer "
+                f"'{unknown}': no gradient reaches it, or the profile's file is an old one; leave it out, or profile "
+                "again"
+            )
+        return np.array(noise, dtype=np.float64)
+
+    @cached_property
     def whole_graph(self) -> WholeGraph | None:
         """The graph with all its cuts, where the profile does not hold them all."""
+        return self._whole_graph(self.network)
+
+    @cached_property
+    def _whole_graph_rounded_inside(self) -> WholeGraph | None:
+        return self._whole_graph(self._network_rounded_inside)
+
+    def _whole_graph(self, network: Network) -> WholeGraph | None:
         profile = self.profile
         if profile.cut_graph is None:
             return None
@@ -98,7 +130,7 @@ class ExactPlanner:
             profile.cut_graph,
             profile.rounding.resolutions,
             weight_bits={layer.name: [*layer.bits_by_resolution.values()] for layer in profile.layers},
-            noise={layer.name: [*layer.noise_by_resolution.values()] for layer in profile.layers},
+            noise={layer.name: row for layer, row in zip(profile.layers, network.noise.tolist(), strict=True)},
             value_noise={value.name: value.noise_by_width for value in profile.values},
         )
 
@@ -180,8 +212,8 @@ class ExactPlanner:
 
     def _maker(self, widths: Widths) -> PatternMaker:
         if widths not in self._makers:
-            of_weights, of_values = widths
-            self._makers[widths] = PatternMaker(self.network, of_weights, of_values or of_weights)
+            of_weights, of_values, inside = widths
+            self._makers[widths] = PatternMaker(self._network_of(inside), of_weights, of_values or of_weights)
         return self._makers[widths]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
@@ -192,7 +224,8 @@ class ExactPlanner:
         cuts: Sequence[int] = [cut] if cut is not None else range(len(self.network.head_bits))
         if cut is None and held is None:
             cuts = self._maker(_widths(request)).undominated
-        solved = solve(request, self.network, cuts, budget, held)
+        network = self._network_of(request.device.activation_bits_inside is not None)
+        solved = solve(request, network, cuts, budget, held)
         table = PatternTable.of(self.network, solved.patterns, budget, complete)
         work = replace(table.work, device_macs=solved.device_macs, download_bits=solved.download_bits)
         table = replace(table, work=work)
@@ -239,7 +272,8 @@ class ExactPlanner:
         self, request: Request, table: PatternTable, reached: float, held: Held | None = None
     ) -> float | None:
         """The same over cuts that the table has no patterns of; ``reached``: the objective of one of its patterns."""
-        whole = self.whole_graph
+        inside = request.device.activation_bits_inside is not None
+        whole = self._whole_graph_rounded_inside if inside else self.whole_graph
         if whole is not None and held is not None:
             whole = replace(whole, weight_bits=whole.weight_bits - held.weight_bits)
         return None if whole is None else whole.lower_bound(request, table.budget, reached)
@@ -383,10 +417,16 @@ class ExactPlanner:
             prices=prices.as_dict(),
             inferences_per_download=request.inferences_per_download,
             updates_held_head=request.device_holds is not None,
+            activation_bits_inside=request.device.activation_bits_inside,
             lower_bound=bound,
             **{MAKE_BY_CUT: partial(table.by_cut, request, self.profile.closed_cuts)},
         )
 
 
+def widths_of(device: Device) -> Widths:
+    """What of a device decides which patterns there are."""
+    return device.weight_bits, device.activation_bits, device.activation_bits_inside is not None
+
+
 def _widths(request: Request) -> Widths:
-    return request.device.weight_bits, request.device.activation_bits
+    return widths_of(request.device)

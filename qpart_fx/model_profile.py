@@ -60,7 +60,8 @@ class LayerProfile:
     ``noise_by_resolution``: sigma_w of eq. 18 at each resolution that the profile's rounding has, rising, predicted by
     backward passes and corrected by what was measured. ``bits_by_resolution``: of its weights in a head's file.
     ``channel_sensitivity``: for each weight by name, the mean squared norm of the Jacobian of the scores in the weights
-    of each channel, along the weight's first dimension. ``robustness``: rho of eq. 22.
+    of each channel, along the weight's first dimension. ``robustness``: rho of eq. 22. ``noise_inside``: what values
+    make that are rounded to 8 bits for the layer's integer kernels, if they are; None where that is not known.
     """
 
     name: str
@@ -72,6 +73,7 @@ class LayerProfile:
     bits_by_resolution: Mapping[float, float]
     channel_sensitivity: Mapping[str, tuple[float, ...]] = field(repr=False)
     robustness: float
+    noise_inside: float | None = None
 
     @property
     def sensitivity(self) -> float:

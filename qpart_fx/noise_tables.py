@@ -56,14 +56,15 @@ class NoiseTables:
     """Noise, the mean squared L2 norm of the change of a sample's scores.
 
     ``layers``: at each resolution of the rounding, shape (layers, resolutions). ``values``: of those that may cross one
-    of the cuts ``closed``, by name, at each of :data:`~qpart_fx.noise.WIDTHS`; ``ranges`` of all values that can be
-    quantized. ``channels``: S_c of every weight. ``of_layers``: as measured at ``MEASURED``; ``of_input``: the same of
-    what crosses when all is on the server.
+    of the cuts ``closed``, by name, at each of :data:`~qpart_fx.noise.WIDTHS`; ``predicted``: the same of all that a
+    gradient reaches, as predicted. ``ranges``: of all values that can be quantized. ``channels``: S_c of every weight.
+    ``of_layers``: as measured at ``MEASURED``; ``of_input``: the same of what crosses when all is on the server.
     """
 
     layers: Floats
     values: Mapping[str, Floats]
     channels: Mapping[str, Floats]
+    predicted: Mapping[str, Floats]
     ranges: Mapping[str, Range]
     closed: ClosedCuts
     of_layers: NoiseTable
@@ -147,6 +148,7 @@ def noise_tables(
         layers=np.where(reached, of_reached, noise_by_width(of_layers.noise, every)),
         values=table,
         channels=sensitivity.channels,
+        predicted={name: each.noise for name, each in predicted.items()},
         ranges=ranges,
         closed=closed,
         of_layers=of_layers,

@@ -79,6 +79,11 @@ class PaperPlanner:
                 f"device.cycles_per_mac = {request.device.cycles_per_mac}: the paper's method knows one speed for all "
                 "MACs (eqs. 5, 6); give one number, or plan with method='exact'"
             )
+        if request.device.activation_bits_inside is not None:
+            raise RequestError(
+                "device.activation_bits_inside: the paper's method knows no noise inside a head; leave it out, or plan "
+                "with method='exact'"
+            )
         candidates = price_patterns(request, self._chain, self._patterns)
         allowed = np.array([0.0, *self.profile.levels]) <= drop
         everywhere = np.ones(len(self.profile.cuts), dtype=bool)

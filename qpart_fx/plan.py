@@ -92,6 +92,7 @@ class Plan:
     holds, and ``download_bytes`` are those of the update: layers held at their resolution cost nothing, at another what
     the difference of their codes takes, estimated from some channels of large ones. ``tuned``: the head's weights were
     fitted to the float model afterwards; bytes are those of its file, prices those that the plan was chosen by.
+    ``activation_bits_inside``: of the values inside the head, None where they stay in float.
     ``device_memory_bytes``: the head's file and the peak of live activations. ``lower_bound``: proven on ``objective``,
     None where the method proves none.
     Accuracies are fractions; ``measured_drop``, ``drop_upper_bound`` (which the true drop exceeds with probability
@@ -135,6 +136,7 @@ class Plan:
     weights_hash: str | None = None
     updates_held_head: bool = False
     tuned: bool = False
+    activation_bits_inside: int | None = None
 
     if not TYPE_CHECKING:  # who checks types would take any name for an attribute
 

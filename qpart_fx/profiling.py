@@ -16,9 +16,10 @@ from .errors import CalibrationError
 from .exact_planner import ExactPlanner
 from .head_size import coded_bits, head_bits
 from .inputs import describe_inputs
+from .inside import BITS, values_inside
 from .meta import info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
-from .noise import Floats
+from .noise import WIDTHS, Floats
 from .noise_tables import may_cross, noise_tables
 from .passes.count_macs import uncounted
 from .passes.find_cuts import chain_cuts
@@ -88,6 +89,7 @@ def profile_graph(
     robustness = tables.of_layers.at_drop(REFERENCE_DROP, white) / adversarial
     input_robustness = float(tables.of_input.at_drop(REFERENCE_DROP, white)[0]) / adversarial
     nodes = {node.name: node for node in graph.graph.nodes}
+    inside = _noise_inside(graph, tables.predicted)
     found = Profile(
         model=model,
         weights_hash=weights_hash,
@@ -104,6 +106,7 @@ def profile_graph(
                     weight: tuple(tables.channels[weight].tolist()) for weight in weights if weight in tables.channels
                 },
                 robustness=float(robustness[row]),
+                noise_inside=inside.get(name, 0.0),
             )
             for row, (name, weights) in enumerate(layers.items())
         ),
@@ -167,6 +170,21 @@ def _compensated(
         weights=weights, seed=seed, progress=lambda items: progress(items, "curvature"),
     )  # fmt: skip
     return CompensatedRounding.of({name: graph.get_parameter(name) for name in curvatures}, curvatures)
+
+
+def _noise_inside(graph: GraphModule, noise: Mapping[str, Floats]) -> dict[str, float | None]:
+    """What rounding values inside heads adds to the noise of each layer; None where it is not known.
+
+    Args:
+        noise: of values at each of ``WIDTHS``.
+    """
+    found: dict[str, float | None] = {}
+    for name, value in values_inside(graph).items():
+        before = found.get(value.layer, 0.0)
+        of_value = float(noise[name][WIDTHS.index(BITS)]) if name in noise else None
+        if value.grid == name:  # or else it lies on its grid already
+            found[value.layer] = None if before is None or of_value is None else before + of_value
+    return found
 
 
 def _weight_bits(graph: GraphModule, layers: Mapping[str, Sequence[str]], rounding: Rounding) -> Floats:

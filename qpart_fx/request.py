@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, TypeAdapter, ValidationError
@@ -127,7 +127,9 @@ class Device:
     where MACs with narrow weights take fewer; see :meth:`cycles_at`. ``kappa``: energy of a cycle is
     kappa * clock_hz**2 joules (eq. 6). ``memory_bytes``: what the head's weights and the peak of its live activations
     must fit in, None for no limit. ``weight_bits``: the widths that the device can store, from 2 to 16.
-    ``activation_bits``: those that it can send, None for the same.
+    ``activation_bits``: those that it can send, None for the same. ``activation_bits_inside``: 8 where integer kernels
+    run the head: what goes into its convolutions and linear layers and comes out of them is rounded, and the accuracy
+    budget pays for it; None for floats.
     """
 
     clock_hz: Positive
@@ -136,6 +138,7 @@ class Device:
     memory_bytes: Annotated[int, Field(gt=0, le=1 << 60)] | None = None
     weight_bits: Widths = tuple(range(2, 17))
     activation_bits: Widths | None = None
+    activation_bits_inside: Literal[8] | None = None
 
     @property
     def crossing_bits(self) -> tuple[int, ...]:

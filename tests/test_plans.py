@@ -202,7 +202,7 @@ def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Pro
         assert table.within[row]
         assert objective[row] <= objective.min() * (1 + 1e-12)
     free = dataclasses.replace(variants(1)[0], objective=qpart.Objective(0, 0, 0))
-    table = planner.table((WIDTHS, None), 0.01)
+    table = planner.table((WIDTHS, WIDTHS, False), 0.01)
     backwards = dataclasses.replace(table, rows=table.rows[::-1])
     assert table.cheapest(free) == table.rows[0]
     assert backwards.cheapest(free) == table.rows[-1]

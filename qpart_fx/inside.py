@@ -1,0 +1,99 @@
+"""Which values inside a head are rounded to 8 bits, so that the device's integer kernels can run its layers.
+
+An integer convolution or product takes integers and makes integers: what goes into each, and what comes out of it
+behind its rectifier, is rounded; and what sums and pools make of rounded values only, so that no float stands between
+two of them. What merely moves values about (reshaping, say) keeps them on their grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .crossing import quantized_elements
+from .meta import TensorInfo, info
+
+BITS = 8
+"""Wider ones are no faster than floats; narrower ones no faster than these."""
+
+_PRODUCTS = frozenset("conv1d conv2d conv3d linear".split())
+_RECTIFIERS = frozenset("relu relu6 hardtanh".split())
+_SUMS_AND_POOLS = frozenset(
+    "add maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d adaptiveavgpool2d "
+    "adaptiveavgpool3d mean cat concat".split()
+)
+_MOVES = frozenset(
+    "chunk contiguous dropout flatten getitem identity pad permute reshape split squeeze transpose unflatten unsqueeze "
+    "view".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A value to round: to the grid of the value called ``grid``, itself mostly. ``layer``: the weighted node that it
+    is there for; its noise counts to that one's."""
+
+    grid: str
+    layer: str
+
+
+def values_inside(graph: GraphModule) -> dict[str, Inside]:
+    """The values to round, by name, in the graph's order. Needs the nodes' records of shapes and weights."""
+    wanted: dict[Node, str] = {}
+    latest: dict[Node, str] = {}  # the weighted node that comes last before each
+    for node in graph.graph.nodes:
+        operation = _operation(graph, node)
+        sources = [source for source in node.all_input_nodes if _is_value(source)]
+        before = next((latest[source] for source in reversed(sources) if source in latest), None)
+        if operation in _PRODUCTS and info(node).weights and sources:
+            wanted.setdefault(sources[0], before or node.name)
+            before = node.name
+            wanted.setdefault(_behind_rectifier(graph, node), node.name)
+        elif operation in _SUMS_AND_POOLS and sources and before and all(source in wanted for source in sources):
+            wanted.setdefault(_behind_rectifier(graph, node), before)
+        if before is not None:
+            latest[node] = before
+    return dict(_on_grids(graph, wanted))
+
+
+def _on_grids(graph: GraphModule, wanted: dict[Node, str]) -> Iterator[tuple[str, Inside]]:
+    grids: dict[Node, str] = {}
+    for node in graph.graph.nodes:
+        if node not in wanted or not _is_value(node):
+            continue
+        source = node
+        while _operation(graph, source) in _MOVES and source.all_input_nodes:
+            source = source.all_input_nodes[0]
+        grids[node] = grids.get(source, node.name)
+        yield node.name, Inside(grids[node], wanted[node])
+
+
+def _behind_rectifier(graph: GraphModule, node: Node) -> Node:
+    while len(node.users) == 1 and _operation(graph, user := next(iter(node.users))) in _RECTIFIERS:
+        node = user
+    return node
+
+
+def _is_value(node: Node) -> bool:
+    output = info(node).output
+    return isinstance(output, TensorInfo) and quantized_elements(node) > 0 and not info(node).constant
+
+
+def _operation(graph: GraphModule, node: Node) -> str:
+    """What a node does, in a word, whichever of torch's names it goes by: ``nn.Conv2d`` and ``aten.conv2d.default`` are
+    ``conv2d``."""
+    if node.op == "call_module":
+        name = type(graph.get_submodule(str(node.target))).__name__
+    elif node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_function":
+        if isinstance(node.target, torch._ops.OpOverload):
+            name = node.target.overloadpacket.__name__
+        else:
+            name = getattr(node.target, "__name__", "")
+    else:
+        return ""
+    return name.lower().replace("_", "").removeprefix("i" if name == "iadd" else "")
