@@ -35,8 +35,8 @@ _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
-Widths = tuple[tuple[int, ...], tuple[int, ...] | None]
-"""A device's ``weight_bits`` and ``activation_bits``."""
+Widths = tuple[tuple[int, ...], tuple[int, ...]]
+"""Those that weights may have on a device, and what it sends."""
 
 
 class _Pattern(NamedTuple):
@@ -136,7 +136,7 @@ class ExactPlanner:
         """
         if request.device.speed_depends_on_width or request.device_holds is not None:
             return self._best_anew(request, cut, drop)
-        table = self.table(_widths(request), drop, cut)
+        table = self.table(widths_of(request), drop, cut)
         if table.rows.size:
             pattern = self._pattern_of(table, int(table.cheapest(request)))
             prices = pattern.work.prices(request)
@@ -180,8 +180,7 @@ class ExactPlanner:
 
     def _maker(self, widths: Widths) -> PatternMaker:
         if widths not in self._makers:
-            of_weights, of_values = widths
-            self._makers[widths] = PatternMaker(self.network, of_weights, of_values or of_weights)
+            self._makers[widths] = PatternMaker(self.network, *widths)
         return self._makers[widths]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
@@ -191,7 +190,7 @@ class ExactPlanner:
         held = None if request.device_holds is None else self._held(request.device_holds)
         cuts: Sequence[int] = [cut] if cut is not None else range(len(self.network.head_bits))
         if cut is None and held is None:
-            cuts = self._maker(_widths(request)).undominated
+            cuts = self._maker(widths_of(request)).undominated
         solved = solve(request, self.network, cuts, budget, held)
         table = PatternTable.of(self.network, solved.patterns, budget, complete)
         work = replace(table.work, device_macs=solved.device_macs, download_bits=solved.download_bits)
@@ -278,7 +277,7 @@ class ExactPlanner:
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
-        maker, best, least = self._maker(_widths(request)), None, reached
+        maker, best, least = self._maker(widths_of(request)), None, reached
         no_bits = np.zeros(len(cuts))
         without_bits = work_of(self.network, cuts, no_bits, no_bits)
         fixed = without_bits.prices(request)
@@ -388,5 +387,6 @@ class ExactPlanner:
         )
 
 
-def _widths(request: Request) -> Widths:
-    return request.device.weight_bits, request.device.activation_bits
+def widths_of(request: Request) -> Widths:
+    """Those that a plan for it may have."""
+    return request.device.storable_bits, request.device.crossing_bits

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InfeasibleError, RequestError
-from .exact_planner import ExactPlanner, Widths
+from .exact_planner import ExactPlanner, Widths, widths_of
 from .pattern_table import PatternTable
 from .plan import Plan
 from .request import Request
@@ -86,7 +86,7 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
         device = request.device
         if isinstance(device.cycles_per_mac, float) and request.device_holds is None:
-            groups[(device.weight_bits, device.activation_bits), planner.first_drop(request)].append(index)
+            groups[widths_of(request), planner.first_drop(request)].append(index)
         else:
             alone.append(index)
     count = len(asked)

@@ -74,7 +74,7 @@ def measure(profile: qpart.Profile) -> dict[str, Any]:
     for level in LADDER:  # the patterns of every level are made
         profile.plan(request(level, 1e9, 1e6, 1))
     stored = _times([_timed(profile.plan, each)[:2] for each in requests])
-    table = ExactPlanner(profile).table((WIDTHS, None), profile.levels[-1])
+    table = ExactPlanner(profile).table((WIDTHS, WIDTHS), profile.levels[-1])
     return {
         "times": {
             "stored": stored,
