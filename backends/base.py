@@ -1,15 +1,17 @@
-"""What every backend does."""
+"""What every backend does. It can be imported without torch, as what it carries can be asked without."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch.fx import GraphModule
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qpart_fx.plan import Plan
+from qpart_fx.runtimes import Carries
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Halves:
 
 
 class Backend(ABC):
-    """Turns a head and a tail into files for one runtime."""
+    """Turns a head and a tail into files for one runtime. ``carries``: what plans for that runtime may be made of."""
+
+    carries: ClassVar[Carries]
 
     @abstractmethod
     def export(self, halves: Halves, directory: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qpart_fx.container import make_directory, write_file
+from qpart_fx.runtimes import carried_by
 
 from .base import Backend, Halves
 from .packed import pack_head, pack_tail
@@ -14,6 +15,8 @@ from .packed import pack_head, pack_tail
 @dataclass(frozen=True)
 class EagerBackend(Backend):
     """Writes ``head.qpart`` and ``tail.qpart``, which :func:`qpart_fx.load` reads as graph modules."""
+
+    carries = carried_by("eager")
 
     def export(self, halves: Halves, directory: Path) -> list[Path]:
         head, tail, plan = halves.head, halves.tail, halves.plan

@@ -14,6 +14,7 @@ from qpart_fx.container import make_directory, write_file
 from qpart_fx.errors import MissingDependencyError
 from qpart_fx.onnx_graph import example_inputs, onnx_graph
 from qpart_fx.quantized import weight_quantizers
+from qpart_fx.runtimes import carried_by
 
 from .base import Backend, Halves
 
@@ -30,6 +31,8 @@ class OnnxBackend(Backend):
     PyTorch's with the session option ``session.disable_quant_qdq`` = 1; without, it may round activations where 4-bit
     weights are multiplied.
     """
+
+    carries = carried_by("onnx")
 
     def export(self, halves: Halves, directory: Path) -> list[Path]:
         inputs = example_inputs(halves.head) if halves.inputs is None else halves.inputs

@@ -18,7 +18,7 @@ from .noise import WIDTHS
 from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
 from .prices import Prices, download_price_per_bit, upload_price_per_bit
-from .request import Device, Request
+from .request import Request
 from .resolution import width_of
 from .solver.allocate import SLACK, PairAllocation, allocate_pairs
 from .solver.choice import Choice, limits_overstepped
@@ -35,8 +35,13 @@ _STEP = 0.6
 """How much less is planned for when a plan lost more than it should."""
 
 
-Widths = tuple[tuple[int, ...], tuple[int, ...] | None, bool]
-"""A device's ``weight_bits`` and ``activation_bits``, and whether values inside the head are rounded."""
+class Widths(NamedTuple):
+    """What of a device decides which patterns there are: the widths of weights, and of what crosses; and whether values
+    inside the head are rounded."""
+
+    weights: tuple[int, ...]
+    values: tuple[int, ...]
+    inside: bool = False
 
 
 class _Pattern(NamedTuple):
@@ -168,7 +173,7 @@ class ExactPlanner:
         """
         if request.device.speed_depends_on_width or request.device_holds is not None:
             return self._best_anew(request, cut, drop)
-        table = self.table(_widths(request), drop, cut)
+        table = self.table(widths_of(request), drop, cut)
         if table.rows.size:
             pattern = self._pattern_of(table, int(table.cheapest(request)))
             prices = pattern.work.prices(request)
@@ -212,8 +217,8 @@ class ExactPlanner:
 
     def _maker(self, widths: Widths) -> PatternMaker:
         if widths not in self._makers:
-            of_weights, of_values, inside = widths
-            self._makers[widths] = PatternMaker(self._network_of(inside), of_weights, of_values or of_weights)
+            network = self._network_of(widths.inside)
+            self._makers[widths] = PatternMaker(network, widths.weights, widths.values)
         return self._makers[widths]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
@@ -223,9 +228,8 @@ class ExactPlanner:
         held = None if request.device_holds is None else self._held(request.device_holds)
         cuts: Sequence[int] = [cut] if cut is not None else range(len(self.network.head_bits))
         if cut is None and held is None:
-            cuts = self._maker(_widths(request)).undominated
-        network = self._network_of(request.device.activation_bits_inside is not None)
-        solved = solve(request, network, cuts, budget, held)
+            cuts = self._maker(widths_of(request)).undominated
+        solved = solve(request, self._network_of(widths_of(request).inside), cuts, budget, held)
         table = PatternTable.of(self.network, solved.patterns, budget, complete)
         work = replace(table.work, device_macs=solved.device_macs, download_bits=solved.download_bits)
         table = replace(table, work=work)
@@ -272,8 +276,7 @@ class ExactPlanner:
         self, request: Request, table: PatternTable, reached: float, held: Held | None = None
     ) -> float | None:
         """The same over cuts that the table has no patterns of; ``reached``: the objective of one of its patterns."""
-        inside = request.device.activation_bits_inside is not None
-        whole = self._whole_graph_rounded_inside if inside else self.whole_graph
+        whole = self._whole_graph_rounded_inside if widths_of(request).inside else self.whole_graph
         if whole is not None and held is not None:
             whole = replace(whole, weight_bits=whole.weight_bits - held.weight_bits)
         return None if whole is None else whole.lower_bound(request, table.budget, reached)
@@ -312,7 +315,7 @@ class ExactPlanner:
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
-        maker, best, least = self._maker(_widths(request)), None, reached
+        maker, best, least = self._maker(widths_of(request)), None, reached
         no_bits = np.zeros(len(cuts))
         without_bits = work_of(self.network, cuts, no_bits, no_bits)
         fixed = without_bits.prices(request)
@@ -423,10 +426,7 @@ class ExactPlanner:
         )
 
 
-def widths_of(device: Device) -> Widths:
-    """What of a device decides which patterns there are."""
-    return device.weight_bits, device.activation_bits, device.activation_bits_inside is not None
-
-
-def _widths(request: Request) -> Widths:
-    return widths_of(request.device)
+def widths_of(request: Request) -> Widths:
+    """Those that a plan for it may have."""
+    device = request.device
+    return Widths(device.storable_bits, device.crossing_bits, device.activation_bits_inside is not None)

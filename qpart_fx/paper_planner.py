@@ -171,6 +171,8 @@ def why_infeasible(choice: Choice, plan: Plan, request: Request) -> str:
     widths = f"device.weight_bits = {device.weight_bits}"
     if device.activation_bits is not None:
         widths += f" and device.activation_bits = {device.activation_bits}"
+    if device.runtime is not None:
+        widths += f" that device.runtime = {device.runtime!r} carries"
     needs = {
         "max_accuracy_drop": f"the widths in {widths} are too few bits",
         "device.memory_bytes": f"it needs {plan.device_memory_bytes:,} bytes",

@@ -86,7 +86,7 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
         device = request.device
         if isinstance(device.cycles_per_mac, float) and request.device_holds is None:
-            groups[widths_of(device), planner.first_drop(request)].append(index)
+            groups[widths_of(request), planner.first_drop(request)].append(index)
         else:
             alone.append(index)
     count = len(asked)

@@ -12,12 +12,22 @@ from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SkipValidation,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.dataclasses import dataclass
 
 from . import channel
 from .errors import RequestError
 from .plan import Plan
+from .runtimes import OURS, carried_by, require_known, words
 
 T = TypeVar("T")
 
@@ -119,6 +129,28 @@ def _cycles(given: Any) -> float | Mapping[int, float]:
     return CyclesByWidth(_SPEEDS.validate_python(dict(given)))
 
 
+def _runtime(name: str, info: ValidationInfo) -> str:
+    require_known(name)
+    if name in OURS and {"weight_bits", "activation_bits"} <= info.data.keys():
+        stored, sent = info.data["weight_bits"], info.data["activation_bits"]
+        _carried(name, "weight_bits", stored)
+        _carried(name, "activation_bits", stored if sent is None else sent)
+    return name
+
+
+def _carried(runtime: str, name: str, widths: tuple[int, ...], where: str = "") -> tuple[int, ...]:
+    """Those of a device's ``widths``, of the field ``name``, that its runtime carries.
+
+    Raises:
+        RequestError: it carries none of them.
+    """
+    carried = getattr(carried_by(runtime), name)
+    common = tuple(bits for bits in widths if bits in carried)
+    if not common:
+        raise RequestError(f"{where}its backend carries none of {name} = {widths}, but {words(carried)}")
+    return common
+
+
 @_validated
 class Device:
     """The device that runs the head.
@@ -129,7 +161,8 @@ class Device:
     must fit in, None for no limit. ``weight_bits``: the widths that the device can store, from 2 to 16.
     ``activation_bits``: those that it can send, None for the same. ``activation_bits_inside``: 8 where integer kernels
     run the head: what goes into its convolutions and linear layers and comes out of them is rounded, and the accuracy
-    budget pays for it; None for floats.
+    budget pays for it; None for floats. ``runtime``: the backend whose files it runs; plans then have only widths that
+    these carry, too.
     """
 
     clock_hz: Positive
@@ -139,11 +172,23 @@ class Device:
     weight_bits: Widths = tuple(range(2, 17))
     activation_bits: Widths | None = None
     activation_bits_inside: Literal[8] | None = None
+    runtime: Annotated[str, AfterValidator(_runtime)] | None = None
+
+    @property
+    def storable_bits(self) -> tuple[int, ...]:
+        """The widths that weights may have."""
+        return self._carried("weight_bits", self.weight_bits)
 
     @property
     def crossing_bits(self) -> tuple[int, ...]:
         """The widths that values which cross may have."""
-        return self.weight_bits if self.activation_bits is None else self.activation_bits
+        sent = self.weight_bits if self.activation_bits is None else self.activation_bits
+        return self._carried("activation_bits", sent)
+
+    def _carried(self, name: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if self.runtime is None:
+            return widths
+        return _carried(self.runtime, name, widths, f"Device.runtime = {self.runtime!r}: ")
 
     @property
     def float_cycles_per_mac(self) -> float:
@@ -166,7 +211,9 @@ class Device:
     def speed_depends_on_width(self) -> bool:
         """Whether a plan's widths decide how long its MACs take."""
         cycles = self.cycles_per_mac
-        return isinstance(cycles, CyclesByWidth) and any(cycles.at(bits) != cycles.largest for bits in self.weight_bits)
+        return isinstance(cycles, CyclesByWidth) and any(
+            cycles.at(bits) != cycles.largest for bits in self.storable_bits
+        )
 
 
 @_validated

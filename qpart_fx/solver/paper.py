@@ -107,7 +107,7 @@ def price_patterns(request: Request, chain: Chain, patterns: Patterns) -> Candid
     A pattern has one width for the last layer and what crosses (b_x = b[p]); each is rounded up to what the device has
     for it.
     """
-    weights = np.where(patterns.weights > 0, round_up(patterns.weights, request.device.weight_bits), 0)
+    weights = np.where(patterns.weights > 0, round_up(patterns.weights, request.device.storable_bits), 0)
     crossing = np.where(patterns.crossing > 0, round_up(patterns.crossing, request.device.crossing_bits), 0)
     download = (weights * chain.sizes).sum(axis=2)
     upload = crossing * chain.crossing_sizes[:, None] + chain.exact_bits[:, None]

@@ -82,7 +82,7 @@ class WholeGraph:
             server_mac=server_price_per_mac(request),
             weight_bit=download_price_per_bit(request),
             crossing_bit=upload_price_per_bit(request),
-            widths=request.device.weight_bits,
+            widths=request.device.storable_bits,
             value_widths=request.device.crossing_bits,
         )
         return fixed + priced.dual(budget, reached - fixed).bound

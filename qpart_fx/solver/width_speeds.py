@@ -80,7 +80,7 @@ class _Problem:
     @cached_property
     def of_weights(self) -> Integers:
         """Where the network's tables of weights have the options of layers."""
-        return places_of(self.request.device.weight_bits, self.network.resolutions)
+        return places_of(self.request.device.storable_bits, self.network.resolutions)
 
     @cached_property
     def bits(self) -> Floats:
