@@ -1,8 +1,9 @@
 """The head's file for a device without torch: its graph as ONNX, its weights at their bits beside it.
 
 The ONNX graph is the file's first tensor, deflated bytes called :data:`~qpart_fx.head_file.ONNX_GRAPH`. Its own
-tensors have no data there: whoever runs it gives them. What is rounded to cross leaves the graph as codes. Names of
-nodes and shapes of values are left out: they would take a third of it.
+tensors have no data there: whoever runs it gives them, as floats, but of those that the record calls ``integers`` the
+codes and the steps, for integer kernels. What is rounded to cross leaves the graph as codes. Names of nodes and shapes
+of values are left out: they would take a third of it.
 """
 
 from __future__ import annotations
@@ -37,24 +38,27 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
         RequestError: the shapes of the head's inputs are not known.
     """
     try:
-        from qpart_fx.onnx_quantizers import lower_rounding
+        from qpart_fx.onnx_quantizers import integer_weights, lower_rounding
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX", extra="onnx") from error
     names = [node.name for node in crossing_nodes(head)]
     graph = onnx_graph(head, example_inputs(head) if inputs is None else inputs, names)
     dtypes = {str(value.name): value.dtype.numpy().name for value in graph.model.graph.outputs if value.dtype}
+    quantizers = weight_quantizers(head)
     as_codes = lower_rounding(graph, codes_out=True)
+    integers = integer_weights(graph, quantizers)
     outputs = [
         [name] if grid is None else [name, grid.bits, grid.step, grid.zero_point, dtypes[name], name in as_codes]
         for name, grid in zip(names, payload_quantizers(head), strict=True)
     ]
     packed = container.deflate(_without_data(graph).SerializeToString())
     tensors = {ONNX_GRAPH: torch.frombuffer(bytearray(packed), dtype=torch.uint8), **graph.tensors}
-    rows, data = write_tensors(tensors, weight_quantizers(head))
+    rows, data = write_tensors(tensors, quantizers)
     for row in rows:
         row.pop("grad", None)  # only torch minds
     about = {} if plan is None else {"plan": PlanSummary.of(plan).to_record()}
-    return container.encode("head", {"graph": {"graph": {"outputs": outputs}, "tensors": rows}, **about}, data)
+    record = {"outputs": outputs, "integers": integers}
+    return container.encode("head", {"graph": {"graph": record, "tensors": rows}, **about}, data)
 
 
 def _without_data(graph: OnnxGraph) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ least integers of ONNX that hold them; those of fewer bits than these are clippe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ OPSET_OF_TWO_BITS = 25
 
 _SIGNED = {2: ir.DataType.INT2, 4: ir.DataType.INT4, 8: ir.DataType.INT8, 16: ir.DataType.INT16}
 _UNSIGNED = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: ir.DataType.UINT8, 16: ir.DataType.UINT16}
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""Those that have integer kernels; a weight is their second input."""
+
 _ACTIVATIONS = (8, 16)
 """Widths of integers that onnxruntime rounds to."""
 
@@ -77,6 +80,28 @@ def dequantize(graph: OnnxGraph, name: str, codes: Codes) -> tuple[ir.Value, ir.
     ir.convenience.replace_all_uses_with(weight, made)
     model.insert_before(model[0], node)
     return of_codes, of_scale
+
+
+def integer_weights(graph: OnnxGraph, quantizers: Mapping[str, WeightQuantizer]) -> list[str]:
+    """Have those open weights made of 8-bit codes that integer kernels multiply with rounded values; returns their
+    names."""
+    found = []
+    for name in graph.tensors:
+        uses = graph.open_value(name).uses()
+        products = [use.node for use in uses if use.node.op_type in _PRODUCTS and use.idx == 1]
+        if name not in quantizers or not products or len(products) < len(uses):
+            continue
+        rounded = all(_is_rounded(node.inputs[0]) for node in products)
+        codes = codes_of(graph.tensors[name], quantizers[name], containers=(8,)) if rounded else None
+        if codes is not None:
+            dequantize(graph, name, codes)
+            found.append(name)
+    return found
+
+
+def _is_rounded(value: ir.Value | None) -> bool:
+    made_by = None if value is None else value.producer()
+    return made_by is not None and made_by.op_type == "DequantizeLinear"
 
 
 def fill(graph: OnnxGraph, value: ir.Value, tensor: ir.TensorProtocol) -> None:

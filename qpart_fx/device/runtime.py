@@ -17,7 +17,7 @@ from ..errors import ArtifactError, MissingDependencyError, RequestError
 from ..head_file import ONNX_GRAPH, Head, read_head
 from ..message import require_rate, write_message
 from ..plan_summary import PlanSummary
-from ..stored_tensor import PlainTensor, StoredTensor
+from ..stored_tensor import ChannelTensor, PlainTensor, StoredTensor, UniformTensor
 from .arrays import Array, Rounded, plain, rounded
 
 try:
@@ -181,12 +181,18 @@ class HeadRuntime:
 
 
 def _session(head: Head, threads: int | None) -> Any:
-    """Made with each tensor of ``head`` as floats, which are let go of: onnxruntime keeps its own."""
+    """Made with the tensors of ``head``, which are let go of: onnxruntime keeps its own."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-    arrays = {name: tensor.values for name, tensor in head.tensors.items() if name != ONNX_GRAPH}
+    integers = read_checked(lambda: frozenset(head.graph["integers"]))
+    arrays: dict[str, Array] = {}
+    for name, tensor in head.tensors.items():
+        if name in integers:
+            arrays |= {f"{name}.codes": _codes(tensor), f"{name}.scale": _steps(tensor)}
+        elif name != ONNX_GRAPH:
+            arrays[name] = tensor.values
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:
@@ -194,6 +200,19 @@ def _session(head: Head, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _FAILURES as error:
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+
+
+def _codes(tensor: StoredTensor) -> Array:
+    """In 8 bits."""
+    if isinstance(tensor, ChannelTensor) and tensor.bits <= 8:
+        return tensor.codes.astype(np.int8)
+    if isinstance(tensor, UniformTensor) and tensor.bits <= 8:
+        return tensor.codes.astype(np.uint8)
+    raise ArtifactError(f"tensor '{tensor.name}' is no integers of 8 bits")
+
+
+def _steps(tensor: StoredTensor) -> Array:
+    return tensor.steps if isinstance(tensor, ChannelTensor) else np.array(getattr(tensor, "step", 0.0), np.float32)
 
 
 def _graph(tensor: StoredTensor) -> bytes:
