@@ -27,7 +27,7 @@ _SUMS_AND_POOLS = frozenset(
 )
 _MOVES = frozenset(
     "chunk contiguous dropout flatten getitem identity pad permute reshape split squeeze transpose unflatten unsqueeze "
-    "view".split()
+    "view zeropad1d zeropad2d zeropad3d".split()
 )
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from torch.fx import GraphModule
 
-from .inside import values_inside
 from .meta import info
 from .pass_manager import Pass, Pipeline
 from .passes.halve_floats import HalveFloats
@@ -28,21 +27,21 @@ def lower(
     graph: GraphModule,
     plan: Plan,
     ranges: Mapping[str, tuple[float, float]],
+    inside: Mapping[str, str],
     rounding: Rounding,
     scorer: Scorer | None = None,
 ) -> SplitModel:
     """Cut ``graph`` as ``plan`` says, and quantize the head's weights and what crosses; the tail stays in float.
 
-    ``ranges``: the calibrated range of each crossing value, and of those inside the head if they are rounded.
+    ``ranges``: the calibrated range of each crossing value, and of those inside the head that are rounded if the plan
+    says so: ``inside``, each by whose range its grid spans.
     """
     head, tail = split_at_cut(graph, plan.cut, plan.device_nodes)
     payload = {name: UniformQuantizer.from_range(*ranges[name], bits) for name, bits in plan.activation_bits.items()}
     passes: list[Pass] = [QuantizeWeights(plan.resolutions, rounding), QuantizePayload(payload)]
     if (bits := plan.activation_bits_inside) is not None:
-        inside = {name: each.grid for name, each in values_inside(graph).items() if each.grid in ranges}
-        passes.insert(
-            0, QuantizeInside({name: UniformQuantizer.from_range(*ranges[grid], bits) for name, grid in inside.items()})
-        )
+        rounded = {name: UniformQuantizer.from_range(*ranges[grid], bits) for name, grid in inside.items()}
+        passes.insert(0, QuantizeInside(rounded))
     if not isinstance(rounding, NearestRounding):  # the paper's head keeps biases and norms in float
         passes.insert(0, HalveFloats())
     head = Pipeline(passes).run(head)

@@ -122,7 +122,8 @@ class Profile:
     the graph that can be best; of a graph that has too many, those that most likely are, and ``cut_graph`` holds all.
     ``head_bits``: what the head's file holds at each of ``closed_cuts`` beside the weights; 0 where eq. 14 prices it.
     ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the
-    noise that plans are predicted to make. ``scorer``: what counts as accuracy; None for a metric, which no file can
+    noise that plans are predicted to make. ``inside``: of those values that are rounded for integer kernels, whose range
+    their grid spans. ``scorer``: what counts as accuracy; None for a metric, which no file can
     hold.
     """
 
@@ -140,6 +141,7 @@ class Profile:
     noise_curve: DropCurve = field(repr=False, compare=False)
     reference_drop: float
     ranges: Mapping[str, tuple[float, float]] = field(repr=False)
+    inside: Mapping[str, str] = field(repr=False)
     uncounted: Mapping[str, str]
     samples: int
     graph: GraphModule = field(repr=False, compare=False)
@@ -272,7 +274,7 @@ class Profile:
         from .passes.tune_weights import tune_weights
         from .progress import progress_bar
 
-        split = lower(self.graph, plan, self.ranges, self.rounding, self.scorer)
+        split = lower(self.graph, plan, self.ranges, self.inside, self.rounding, self.scorer)
         if tune is None or self.scorer is None:
             return split
         tuned = tune_weights(

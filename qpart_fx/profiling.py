@@ -132,6 +132,7 @@ def profile_graph(
         noise_curve=noise_curve,
         reference_drop=REFERENCE_DROP,
         ranges=tables.ranges,
+        inside={name: each.grid for name, each in values_inside(graph).items() if each.grid in tables.ranges},
         uncounted=uncounted(graph),
         samples=sum(batch.size for batch in fit),
         graph=graph,

@@ -176,8 +176,15 @@ class Device:
 
     @property
     def storable_bits(self) -> tuple[int, ...]:
-        """The widths that weights may have."""
-        return self._carried("weight_bits", self.weight_bits)
+        """The widths that weights may have: integer kernels take none above 8."""
+        inside = self.activation_bits_inside
+        widths = tuple(bits for bits in self.weight_bits if inside is None or bits <= inside)
+        if not widths:
+            raise RequestError(
+                f"Device.weight_bits = {self.weight_bits}: kernels for activation_bits_inside = {inside} take weights of "
+                f"{inside} bits at most; add a width"
+            )
+        return self._carried("weight_bits", widths)
 
     @property
     def crossing_bits(self) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def _runs(name: str, profile: qpart.Profile, data: Mapping[str, Tensor]) -> list
             if (plan.cut, plan.resolutions, plan.activation_bits) in seen:
                 continue
             seen.append((plan.cut, plan.resolutions, plan.activation_bits))
-            split = lower(profile.graph, plan, profile.ranges, profile.rounding, profile.scorer)
+            split = lower(profile.graph, plan, profile.ranges, profile.inside, profile.rounding, profile.scorer)
             for label, before in clean.items():
                 found.append(_run(name, profile, plan, label, level, before, scores(split, data[label])))
     return found
