@@ -284,12 +284,30 @@ def _coded_by(classes: _Classes, numbers: Integers, most: int) -> _Coded:
     for (kind, group), symbols in zip(groups, high, strict=True):
         left = _left_out(kind)
         low += left * len(group)
-        _, first = _probabilities(0, kind, most >> left)
-        counts = np.bincount(symbols - first)
+        least = int(symbols.min())
+        counts = np.bincount(symbols - least)
         for shape in range(len(_POWERS)):
-            probabilities, _ = _probabilities(shape, kind, most >> left)
-            costs[shape] -= float(counts @ np.log2(probabilities[: len(counts)]))
+            costs[shape] += _bits(shape, kind, most >> left, least, counts)
     return _Coded(classes, groups, high, int(np.argmin(costs)), float(costs.min()) + low)
+
+
+def _bits(shape: int, kind: int, most: int, least: int, counts: NDArray[np.int64]) -> float:
+    """What ``counts`` of the numbers from ``least`` on take by :func:`_probabilities`, of which only these are made."""
+    logarithms, total = _logarithms(shape, kind, most)
+    numbers = np.arange(least, least + len(counts))
+    places = np.abs(2 * numbers + 1) if _left_out(kind) else np.abs(2 * numbers)
+    return float(counts.sum() * total - counts @ logarithms[np.minimum(places, len(logarithms) - 1)])
+
+
+@lru_cache(maxsize=512)
+def _logarithms(shape: int, kind: int, most: int) -> tuple[NDArray[np.float64], float]:
+    """To base 2, of a density at 0, 1/2, 1, ... and of its sum over all numbers that there are."""
+    bits = _left_out(kind)
+    density = np.maximum(_density(shape, kind - _PER_OCTAVE * bits), _FLOOR)
+    reach = most + 1 if bits else most
+    side = density[1::2][:reach] if bits else density[2::2][:reach]
+    total = 2 * (side.sum() + (reach - len(side)) * _FLOOR) + (0 if bits else density[0])
+    return np.log2(density), float(np.log2(total))
 
 
 def _class_of(mean: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -33,7 +33,6 @@ from .passes.find_closed_cuts import ClosedCuts, find_closed_cuts
 from .passes.measure_noise import measure_noise
 from .passes.measure_ranges import Range
 from .passes.measure_sensitivity import measure_sensitivity
-from .passes.verify_accuracy import CHUNK
 from .rounding import Rounding
 from .scores import Scorer
 
@@ -86,6 +85,7 @@ def noise_tables(
     ranges: Mapping[str, Range],
     white: DropCurve | None,
     rounding: Rounding,
+    at_once: int,
     runs_over: int,
     seed: int,
     progress: Progress,
@@ -94,13 +94,14 @@ def noise_tables(
 
     Args:
         layers: node -> the names of its weights. first: the cut before all of them. ranges: of the values that may
-            cross. white: what white noise would cost, if that is known. runs_over: samples of one run, in which the
-            cost is counted: as many as ``batches`` hold, or more. seed: of the random signs of the probes.
+            cross. white: what white noise would cost, if that is known. at_once: samples of one batch. runs_over:
+            samples of one run, in which the cost is counted: as many as ``batches`` hold, or more. seed: of the random
+            signs of the probes.
     """
     unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
     ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     sensitivity = measure_sensitivity(
-        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * runs_over)), CHUNK), scorer,
+        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * runs_over)), at_once), scorer,
         layers=layers, ranges=ranges, seed=seed, rounding=rounding,
         progress=lambda items: progress(items, "sensitivity"),
     )  # fmt: skip
@@ -120,7 +121,7 @@ def noise_tables(
         return max(_LEAST_MEASURED, int(runs * runs_over / (max(1, disturbed) * len(widths) / 2)))
 
     every = rounding.resolutions
-    many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), CHUNK)
+    many = spread(batches, samples(_RUNS_OF_LAYERS, len(layers), MEASURED), at_once)
     at_four = sensitivity.layers.noise[:, every.index(PREDICTED_FROM)]
     of_layers, _ = measure(
         many, layers=layers, crossings=[], wanted=_worth_measuring(at_four, MEASURED, hopeless),
@@ -132,7 +133,7 @@ def noise_tables(
     )
     known = [name for name in values if name in predicted]
     of_known = Estimate.stack([predicted[name] for name in known])
-    few = spread(batches, samples(_RUNS_OF_VALUES, len(known), LOW), CHUNK)
+    few = spread(batches, samples(_RUNS_OF_VALUES, len(known), LOW), at_once)
     _, measured = measure(
         few,
         layers={}, crossings=[{name: ranges[name]} for name in known], widths=LOW,

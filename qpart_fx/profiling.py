@@ -27,9 +27,9 @@ from .passes.find_least_cuts import find_least_cuts
 from .passes.measure_curvature import measure_curvature
 from .passes.measure_drop import measure_drop
 from .passes.measure_ranges import Range, widen_ranges
-from .passes.verify_accuracy import CHUNK
 from .replay import Replay
 from .rounding import NEAREST, CompensatedRounding, Rounding
+from .samples_at_once import samples_at_once
 from .scores import ClassScores, Scorer
 
 REFERENCE_DROP = 0.1
@@ -63,12 +63,13 @@ def profile_graph(
     """
     layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
     chain = chain_cuts(graph, [node for node in graph.graph.nodes if node.name in layers])
-    fit = [chunk for batch in fit for chunk in batch.chunks(CHUNK)]
+    at_once = samples_at_once(graph, scorer)
+    fit = [chunk for batch in fit for chunk in batch.chunks(at_once)]
     seen = _look(graph, fit, scorer, progress)
     rounding: Rounding = NEAREST
     unseen = fit
     if compensated:
-        curved, unseen = _apart(fit)
+        curved, unseen = _apart(fit, at_once)
         rounding = _compensated(
             graph, curved, scorer, [name for names in layers.values() for name in names], seed, progress
         )
@@ -76,7 +77,7 @@ def profile_graph(
     tables = noise_tables(
         graph, unseen, scorer,
         layers=layers, first=chain[0][1], ranges=seen.ranges, white=seen.white, rounding=rounding,
-        runs_over=sum(batch.size for batch in fit), seed=seed, progress=progress,
+        at_once=at_once, runs_over=sum(batch.size for batch in fit), seed=seed, progress=progress,
     )  # fmt: skip
     white = seen.white or curve_of_points(tables.of_layers.noise.ravel(), tables.of_layers.drop.ravel())
     adversarial = white.noise_at(REFERENCE_DROP) if seen.adversarial is None else seen.adversarial
@@ -149,7 +150,7 @@ def profile_graph(
     )
 
 
-def _apart(samples: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+def _apart(samples: Sequence[Batch], at_once: int) -> tuple[list[Batch], list[Batch]]:
     """Those that rounding learns from, one by one, and those that its noise is measured on, a third of all.
 
     On the samples that it was fitted to, rounding makes up for errors better than on others: up to eight times less
@@ -160,7 +161,7 @@ def _apart(samples: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     if total < 3:
         return single, list(samples)
     step = -(-total // (total // 3))
-    return [sample for place, sample in enumerate(single) if place % step], spread(samples, total // 3, CHUNK)
+    return [sample for place, sample in enumerate(single) if place % step], spread(samples, total // 3, at_once)
 
 
 def _compensated(

@@ -12,14 +12,15 @@ YAQA, Tseng et al., arXiv:2505.22988, group by group). It needs a :class:`Curvat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .diagonal_rounding import rounded_codes
 from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
 from .resolution import RESOLUTIONS, width_of
@@ -32,9 +33,6 @@ _DAMPING, _COARSE_DAMPING = 0.05, 0.5
 it. More is where layers are coarse: what comes into them is far from what it was, and errors that made up for each
 other no longer do. With as little damping, an MLP of such layers makes two to five times the noise that they make one
 by one."""
-
-_BLOCK = 64
-"""Columns that are rounded before the others learn of their errors."""
 
 _LARGEST = 2.0
 """Unless it is coarse, no step is larger than so many times its channel's largest weight: such a channel is all zero,
@@ -166,18 +164,19 @@ def _codes(weight: Tensor, exponents: Tensor, places: slice, columns: list[Tenso
     """At some of ``RESOLUTIONS``, int16 of shape (resolutions, rows, n), by the factors of the curvature."""
     steps = ChannelQuantizer.steps_of(exponents[places])  # (resolutions, rows)
     most = torch.tensor([2.0 ** (width_of(resolution) - 1) - 1 for resolution in RESOLUTIONS[places]])[:, None]
-    wanted = weight[None].repeat(len(steps), 1, 1)
-    codes = torch.empty_like(wanted)
-    first = 0
-    for factor in rows or [torch.eye(len(weight))]:
-        for group in _groups(len(factor)) if rows else [slice(0, len(weight))]:
-            here = slice(first + group.start, first + group.stop)
-            after = slice(first + group.stop, first + len(factor))
-            codes[:, here] = _round_rows(wanted[:, here], steps[:, here], most, [_of(each, here) for each in columns])
-            error = wanted[:, here] - codes[:, here] * steps[:, here, None]
-            wanted[:, after] -= _shares(factor, group) @ error
-        first += len(factor)
-    return codes.to(torch.int16)
+    codes = torch.empty(len(steps), *weight.shape, dtype=torch.int16)
+    apart: list[Tensor | None] = [*rows] or [None]
+    for run, along in zip(_runs([factor.shape[-1] for factor in columns]), columns, strict=True):
+        for here, between in zip(_runs([len(each) for each in rows] or [len(weight)]), apart, strict=True):
+            codes[:, here, run] = rounded_codes(
+                weight[here, run], steps[:, here], most, _of(along, here), between, _GROUPS
+            )
+    return codes
+
+
+def _runs(lengths: Sequence[int]) -> list[slice]:
+    """One after the other."""
+    return [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
 
 def _groups(rows: int) -> list[slice]:
@@ -189,13 +188,6 @@ def _left_of_rows(factor: Tensor) -> Tensor:
     """What is left of each row's error once the groups after its own have made up for it, as a share; (rows,)."""
     inverses = [torch.linalg.inv(factor[group, group].double()) for group in _groups(len(factor))]
     return torch.cat([inverse.square().sum(dim=1) for inverse in inverses]).float()
-
-
-def _shares(factor: Tensor, group: slice) -> Tensor:
-    """What each row after a group takes of the errors in it, shape (rows after, rows in it)."""
-    inside, beyond = factor[group, group], factor[group, group.stop :]
-    shares: Tensor = torch.linalg.solve_triangular(inside, beyond, upper=True).T
-    return shares
 
 
 def _level(block: Tensor) -> Tensor:
@@ -244,53 +236,3 @@ def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
     steps = torch.minimum(widest * relative * 2 ** (2 - bits), most)
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)
-
-
-def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
-    """By how much of a step magnitudes are lowered before rounding, where errors matter half as much as elsewhere.
-
-    A magnitude of k takes -k log2(t) bits by a Laplace model p(k) ~ t**|k|. Where noise costs 6 dB a bit, the k that is
-    best for both is the nearest to a magnitude lowered by that slope. Shape (resolutions, rows).
-    """
-    mean = (weight.abs().mean(dim=2) / steps).clamp(1e-3, 1e3)
-    slope = -((mean.square() + 1).sqrt() - 1).div(mean).log2()
-    return math.log(2) / 12 * slope
-
-
-def _round_rows(weight: Tensor, steps: Tensor, most: Tensor, factors: list[Tensor]) -> Tensor:
-    """Codes of rows, shape (resolutions, rows, n), one run of columns after the other."""
-    runs = weight.split([factor.shape[-1] for factor in factors], dim=2)
-    return torch.cat([_round_columns(run, steps, most, each) for run, each in zip(runs, factors, strict=True)], dim=2)
-
-
-def _round_columns(weight: Tensor, steps: Tensor, most: Tensor, factor: Tensor) -> Tensor:
-    """Codes of the shape (resolutions, rows, columns); each column's errors are taken off those after it.
-
-    Args:
-        factor: (1 or rows, columns, columns).
-    """
-    wanted = weight.clone()
-    codes = torch.empty_like(wanted)
-    diagonal = _diagonal(factor)
-    left = 1 / diagonal.square()  # of each column's errors, as above
-    excess = (left.mean(dim=1, keepdim=True) / left - 1).clamp_min(0)  # how much less than others' they matter
-    drawn = _drawn_to_zero(weight, steps)
-    for start in range(0, weight.shape[2], _BLOCK):
-        end = min(start + _BLOCK, weight.shape[2])
-        errors = torch.empty(*wanted.shape[:2], end - start)
-        for column in range(start, end):
-            value = wanted[:, :, column]
-            scaled = value / steps
-            code = torch.round((scaled.abs() - drawn * excess[:, column]).clamp_min(0)).copysign(scaled)
-            code = code.clamp(-most, most)
-            codes[:, :, column] = code
-            error = (value - code * steps) / diagonal[:, column]
-            errors[:, :, column - start] = error
-            wanted[:, :, column + 1 : end] -= error[:, :, None] * factor[:, column, column + 1 : end]
-        if end < weight.shape[2]:
-            beyond = factor[:, start:end, end:]
-            if len(factor) == 1:
-                wanted[:, :, end:] -= errors @ beyond[0]
-            else:
-                wanted[:, :, end:] -= torch.einsum("wrb,rbc->wrc", errors, beyond)
-    return codes

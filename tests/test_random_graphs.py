@@ -121,6 +121,7 @@ def random_profile(seed: int) -> Profile:
         noise_curve=curve,
         reference_drop=0.1,
         ranges={},
+        inside={},
         uncounted={},
         samples=1,
         graph=graph,
