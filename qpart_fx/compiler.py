@@ -27,6 +27,7 @@ from .passes.split_at_cut import split_at_cut
 from .profiling import profile_graph
 from .progress import progress_bar
 from .request import Request
+from .resolution import LARGEST_WIDTH
 from .scores import Metric, scorer_of
 from .split_model import SplitModel
 from .weights_hash import weights_hash
@@ -71,7 +72,9 @@ def compile(
         result = model.compile(request, calibration=calibration, tune=tune)
     else:
         data = request.calibration if calibration is None else calibration
-        result = profile(model, data, example_inputs=example_inputs).compile(request, tune=tune)
+        largest_width = request.device.activation_bits_inside or LARGEST_WIDTH
+        made = profile(model, data, example_inputs=example_inputs, largest_width=largest_width)
+        result = made.compile(request, tune=tune)
     if debug_level() >= 2:
         print(result.plan, file=sys.stderr)
     return result
@@ -88,6 +91,7 @@ def profile(
     example_inputs: Any = None,
     max_samples: int = 1024,
     rounding: str = "compensated",
+    largest_width: int = LARGEST_WIDTH,
     seed: int = 0,
 ) -> Profile:
     """Learn once all that plans for ``model`` depend on, whatever the request (Algorithm 1, offline).
@@ -99,6 +103,8 @@ def profile(
         levels: the accuracy drops that patterns are stored for.
         progress: show a progress bar where there is a terminal.
         rounding: one of :data:`ROUNDINGS`.
+        largest_width: no code of a weight is wider, in bits, and steps are as fine as that allows: 8 for devices with
+            integer kernels (``Device.activation_bits_inside``).
         seed: of the random signs that sensitivities are probed with.
 
     Raises:
@@ -108,6 +114,7 @@ def profile(
     _require_seed(seed)
     if rounding not in ROUNDINGS:
         raise RequestError(f"rounding = {rounding!r} is unknown: choose one of {', '.join(ROUNDINGS)}")
+    _require_width(largest_width, rounding)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model)
@@ -135,6 +142,7 @@ def profile(
         weights_hash=weights_hash(model),
         levels=drops,
         compensated=rounding == "compensated",
+        largest_width=largest_width,
         seed=seed,
         progress=partial(progress_bar, enabled=progress),
     )
@@ -195,6 +203,13 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
     if not drops or not all(0 < drop < 1 for drop in drops):
         raise RequestError(f"levels = {levels!r}: give accuracy drops between 0 and 1, as fractions")
     return drops
+
+
+def _require_width(largest_width: Any, rounding: str) -> None:
+    if type(largest_width) is not int or not 2 <= largest_width <= LARGEST_WIDTH:
+        raise RequestError(f"largest_width = {largest_width!r}: a width is a whole number of bits from 2 to 16")
+    if largest_width < LARGEST_WIDTH and rounding == "nearest":
+        raise RequestError('largest_width: rounding="nearest" has widths alone, of which a device says what it stores')
 
 
 def _require_seed(seed: Any) -> None:

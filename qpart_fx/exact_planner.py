@@ -79,6 +79,7 @@ class ExactPlanner:
         shape = -1, len(resolutions)
         return Network(
             resolutions=resolutions,
+            largest_width=profile.rounding.largest_width,
             weight_bits=np.array([[*layer.bits_by_resolution.values()] for layer in profile.layers]).reshape(shape),
             macs=np.array([layer.macs for layer in profile.layers], dtype=np.float64),
             noise=np.array([[*layer.noise_by_resolution.values()] for layer in profile.layers]).reshape(shape),
@@ -134,6 +135,7 @@ class ExactPlanner:
         return WholeGraph.of(
             profile.cut_graph,
             profile.rounding.resolutions,
+            profile.rounding.largest_width,
             weight_bits={layer.name: [*layer.bits_by_resolution.values()] for layer in profile.layers},
             noise={layer.name: row for layer, row in zip(profile.layers, network.noise.tolist(), strict=True)},
             value_noise={value.name: value.noise_by_width for value in profile.values},
@@ -144,7 +146,7 @@ class ExactPlanner:
         """Each layer in a plan, by its resolution: made once, since a plan has many."""
 
         def planned(layer: LayerProfile, resolution: float | None, coded: float | None) -> PlannedLayer:
-            bits = None if resolution is None else width_of(resolution)
+            bits = None if resolution is None else width_of(resolution, self.profile.rounding.largest_width)
             return PlannedLayer(layer.name, layer.operation, layer.macs, layer.parameters, bits, coded, resolution)
 
         return [

@@ -122,9 +122,8 @@ class Profile:
     the graph that can be best; of a graph that has too many, those that most likely are, and ``cut_graph`` holds all.
     ``head_bits``: what the head's file holds at each of ``closed_cuts`` beside the weights; 0 where eq. 14 prices it.
     ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the
-    noise that plans are predicted to make. ``inside``: of those values that are rounded for integer kernels, whose range
-    their grid spans. ``scorer``: what counts as accuracy; None for a metric, which no file can
-    hold.
+    noise that plans are predicted to make. ``inside``: the values that are rounded for integer kernels, and by whose
+    range each is. ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
     """
 
     model: str

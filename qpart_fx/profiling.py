@@ -51,6 +51,7 @@ def profile_graph(
     weights_hash: str,
     levels: tuple[float, ...],
     compensated: bool,
+    largest_width: int,
     seed: int,
     progress: Progress,
 ) -> Profile:
@@ -59,6 +60,7 @@ def profile_graph(
     Args:
         model: its name. weights_hash: of its weights.
         compensated: whether weights are rounded so that their errors make up for each other, or as the paper does.
+        largest_width: of codes of weights, compensated ones.
         progress: shows how far a pass over batches has come, with what it is called.
     """
     layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
@@ -70,9 +72,13 @@ def profile_graph(
     unseen = fit
     if compensated:
         curved, unseen = _apart(fit, at_once)
-        rounding = _compensated(
-            graph, curved, scorer, [name for names in layers.values() for name in names], seed, progress
-        )
+        curvatures = measure_curvature(
+            graph, spread(curved, _CURVED, 1), scorer,
+            weights=[name for names in layers.values() for name in names], seed=seed,
+            progress=lambda items: progress(items, "curvature"),
+        )  # fmt: skip
+        weights = {name: graph.get_parameter(name) for name in curvatures}
+        rounding = CompensatedRounding.of(weights, curvatures, largest_width)
     weight_bits = _weight_bits(graph, layers, rounding)
     tables = noise_tables(
         graph, unseen, scorer,
@@ -162,16 +168,6 @@ def _apart(samples: Sequence[Batch], at_once: int) -> tuple[list[Batch], list[Ba
         return single, list(samples)
     step = -(-total // (total // 3))
     return [sample for place, sample in enumerate(single) if place % step], spread(samples, total // 3, at_once)
-
-
-def _compensated(
-    graph: GraphModule, fit: Sequence[Batch], scorer: Scorer, weights: Sequence[str], seed: int, progress: Progress
-) -> CompensatedRounding:
-    curvatures = measure_curvature(
-        graph, spread(fit, _CURVED, 1), scorer,
-        weights=weights, seed=seed, progress=lambda items: progress(items, "curvature"),
-    )  # fmt: skip
-    return CompensatedRounding.of({name: graph.get_parameter(name) for name in curvatures}, curvatures)
 
 
 def _noise_inside(graph: GraphModule, noise: Mapping[str, Floats]) -> dict[str, float | None]:

@@ -181,8 +181,8 @@ class Device:
         widths = tuple(bits for bits in self.weight_bits if inside is None or bits <= inside)
         if not widths:
             raise RequestError(
-                f"Device.weight_bits = {self.weight_bits}: kernels for activation_bits_inside = {inside} take weights of "
-                f"{inside} bits at most; add a width"
+                f"Device.weight_bits = {self.weight_bits}: kernels for activation_bits_inside = {inside} take weights "
+                f"of {inside} bits at most; add a width"
             )
         return self._carried("weight_bits", widths)
 

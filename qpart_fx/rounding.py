@@ -23,7 +23,7 @@ from torch import Tensor
 from .diagonal_rounding import rounded_codes
 from .noise import WIDTHS
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
-from .resolution import RESOLUTIONS, width_of
+from .resolution import LARGEST_WIDTH, RESOLUTIONS, width_of
 
 _COARSE = 4
 """Below so many bits most weights are zero, and errors are as large as what they are made in."""
@@ -57,6 +57,10 @@ class Rounding(Protocol):
     def resolutions(self) -> tuple[float, ...]:
         """Those that weights can be rounded to, rising; all of :data:`~qpart_fx.noise.WIDTHS` are among them."""
 
+    @property
+    def largest_width(self) -> int:
+        """No code of a weight is wider."""
+
     def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
         """The quantizer of the weight ``name``, whose float values are ``weight``, at a resolution."""
 
@@ -72,6 +76,10 @@ class NearestRounding:
     @property
     def resolutions(self) -> tuple[float, ...]:
         return tuple(map(float, WIDTHS))
+
+    @property
+    def largest_width(self) -> int:
+        return LARGEST_WIDTH
 
     def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
         return UniformQuantizer.of_tensor(weight, width_of(resolution))
@@ -104,10 +112,12 @@ class CompensatedRounding:
 
     ``exponents``: of the steps at each of ``RESOLUTIONS``, in eighths of an octave, int16 of shape (resolutions,
     channels). ``codes``: at those whose errors are made up for, the first, int16 of shape (resolutions, channels, n).
+    ``largest_width``: steps are no finer than codes of this width allow.
     """
 
     exponents: Mapping[str, Tensor] = field(repr=False)
     codes: Mapping[str, Tensor] = field(repr=False)
+    largest_width: int = LARGEST_WIDTH
 
     @property
     def resolutions(self) -> tuple[float, ...]:
@@ -116,7 +126,9 @@ class CompensatedRounding:
     def quantizer(self, name: str, weight: Tensor, resolution: float) -> WeightQuantizer:
         if name not in self.exponents:
             return NEAREST.quantizer(name, weight, resolution)
-        return ChannelQuantizer(width_of(resolution), self.exponents[name][RESOLUTIONS.index(resolution)])
+        return ChannelQuantizer(
+            width_of(resolution, self.largest_width), self.exponents[name][RESOLUTIONS.index(resolution)]
+        )
 
     def rounded(self, name: str, weight: Tensor, resolution: float) -> Tensor:
         quantizer, place = self.quantizer(name, weight, resolution), RESOLUTIONS.index(resolution)
@@ -126,30 +138,34 @@ class CompensatedRounding:
         return quantizer.decode(codes, weight.dtype)
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature]) -> CompensatedRounding:
+    def of(
+        cls, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature], largest_width: int = LARGEST_WIDTH
+    ) -> CompensatedRounding:
         """Round ``weights`` at every resolution. One without a curvature is rounded as the paper does."""
         exponents: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         for name, curvature in curvatures.items():
             weight = weights[name].detach().reshape(len(weights[name]), -1).float().cpu()
             if weight.numel():
-                exponents[name], codes[name] = _compensated(weight, curvature)
-        return cls(exponents, codes)
+                exponents[name], codes[name] = _compensated(weight, curvature, largest_width)
+        return cls(exponents, codes, largest_width)
 
 
-def _compensated(weight: Tensor, curvature: Curvature) -> tuple[Tensor, Tensor]:
+def _compensated(weight: Tensor, curvature: Curvature, largest_width: int) -> tuple[Tensor, Tensor]:
     """Exponents and codes of one weight, shape (rows, n)."""
     columns, rows = _factors(curvature, _DAMPING)
     # What is left of each weight's error once those after it have made up for it, as a share of the whole.
     left = torch.cat([1 / _diagonal(factor).square() for factor in columns], dim=1).mean(dim=1)
     if rows:
         left = left * torch.cat([_left_of_rows(factor) for factor in rows])
-    exponents = _exponents(weight, curvature.channels.float().cpu() * left)
+    exponents = _exponents(weight, curvature.channels.float().cpu() * left, largest_width)
     coarse = sum(resolution < _COARSE for resolution in RESOLUTIONS)
-    compensated = sum(resolution <= _COMPENSATED for resolution in RESOLUTIONS)
+    capped = largest_width < LARGEST_WIDTH  # errors never are too small to matter then
+    compensated = sum(capped or resolution <= _COMPENSATED for resolution in RESOLUTIONS)
+    most = torch.tensor([2.0 ** (width_of(resolution, largest_width) - 1) - 1 for resolution in RESOLUTIONS])
     codes = [
-        _codes(weight, exponents, slice(0, coarse), *_factors(curvature, _COARSE_DAMPING)),
-        _codes(weight, exponents, slice(coarse, compensated), columns, rows),
+        _codes(weight, exponents[:coarse], most[:coarse], *_factors(curvature, _COARSE_DAMPING)),
+        _codes(weight, exponents[coarse:compensated], most[coarse:compensated], columns, rows),
     ]
     return exponents, torch.cat(codes)
 
@@ -160,16 +176,19 @@ def _factors(curvature: Curvature, damping: float) -> tuple[list[Tensor], list[T
     return columns, [_factor(_correlation(block)[None], damping)[0] for block in curvature.rows]
 
 
-def _codes(weight: Tensor, exponents: Tensor, places: slice, columns: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """At some of ``RESOLUTIONS``, int16 of shape (resolutions, rows, n), by the factors of the curvature."""
-    steps = ChannelQuantizer.steps_of(exponents[places])  # (resolutions, rows)
-    most = torch.tensor([2.0 ** (width_of(resolution) - 1) - 1 for resolution in RESOLUTIONS[places]])[:, None]
+def _codes(weight: Tensor, exponents: Tensor, most: Tensor, columns: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """At some resolutions, int16 of shape (resolutions, rows, n), by the factors of the curvature.
+
+    Args:
+        most: the largest code at each.
+    """
+    steps = ChannelQuantizer.steps_of(exponents)  # (resolutions, rows)
     codes = torch.empty(len(steps), *weight.shape, dtype=torch.int16)
     apart: list[Tensor | None] = [*rows] or [None]
     for run, along in zip(_runs([factor.shape[-1] for factor in columns]), columns, strict=True):
         for here, between in zip(_runs([len(each) for each in rows] or [len(weight)]), apart, strict=True):
             codes[:, here, run] = rounded_codes(
-                weight[here, run], steps[:, here], most, _of(along, here), between, _GROUPS
+                weight[here, run], steps[:, here], most[:, None], _of(along, here), between, _GROUPS
             )
     return codes
 
@@ -222,7 +241,7 @@ def _of(factor: Tensor, rows: slice) -> Tensor:
     return factor[rows] if len(factor) > 1 else factor
 
 
-def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
+def _exponents(weight: Tensor, sensitivity: Tensor, largest_width: int) -> Tensor:
     """Of each channel's step at each of ``RESOLUTIONS``: halved with every bit; at 2 bits, none clips its channel."""
     largest = weight.abs().amax(dim=1).double()
     known = sensitivity.double()
@@ -234,5 +253,7 @@ def _exponents(weight: Tensor, sensitivity: Tensor) -> Tensor:
     # Wide codes are asked for when next to no noise is allowed: they are fine in every channel, whatever it costs.
     most = most * 2 ** (-3 * (bits - _COMPENSATED - 1).clamp_min(0))
     steps = torch.minimum(widest * relative * 2 ** (2 - bits), most)
+    if largest_width < LARGEST_WIDTH:
+        steps = torch.maximum(steps, largest / (2 ** (largest_width - 1) - 1))
     octaves = torch.where(steps > 0, steps, 1.0).log2()
     return (octaves * STEPS_PER_OCTAVE).ceil().clamp(-126 * STEPS_PER_OCTAVE, 126 * STEPS_PER_OCTAVE).to(torch.int16)

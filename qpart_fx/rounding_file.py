@@ -10,14 +10,14 @@ from torch import Tensor
 
 from . import entropy_coding
 from .errors import ArtifactError
-from .resolution import RESOLUTIONS
+from .resolution import LARGEST_WIDTH, RESOLUTIONS
 from .rounding import NEAREST, CompensatedRounding, Rounding
 
 _LARGEST = 2**15 - 1
 
 
-def write_rounding(rounding: Rounding) -> tuple[list[dict[str, Any]] | None, bytes]:
-    """A table of the weights and their coded data; None for the paper's rounding, which needs none."""
+def write_rounding(rounding: Rounding) -> tuple[dict[str, Any] | None, bytes]:
+    """A record with a table of the weights, and their coded data; None for the paper's rounding, which needs none."""
     if not isinstance(rounding, CompensatedRounding):
         return None, b""
     rows: list[dict[str, Any]] = []
@@ -27,21 +27,24 @@ def write_rounding(rounding: Rounding) -> tuple[list[dict[str, Any]] | None, byt
         coded = [_encode(exponents), *(_encode(codes) for codes in rounding.codes[name])]
         pieces += coded
         rows.append({"name": name, "shape": [count, channels, columns], "sizes": [len(piece) for piece in coded]})
-    return rows, b"".join(pieces)
+    return {"largest_width": rounding.largest_width, "weights": rows}, b"".join(pieces)
 
 
-def read_rounding(rows: Any, data: memoryview) -> Rounding:
+def read_rounding(record: Any, data: memoryview) -> Rounding:
     """The rounding that :func:`write_rounding` wrote.
 
     Raises:
         ArtifactError: the table does not fit the data.
     """
-    if rows is None:
+    if record is None:
         return NEAREST
+    largest_width = record["largest_width"]
+    if type(largest_width) is not int or not 2 <= largest_width <= LARGEST_WIDTH:
+        raise ArtifactError(f"codes of weights are {largest_width!r} bits wide at most, and there are 2 to 16")
     exponents: dict[str, Tensor] = {}
     codes: dict[str, Tensor] = {}
     place = 0
-    for row in rows:
+    for row in record["weights"]:
         count, channels, columns = row["shape"]
         if not all(type(size) is int and size >= 0 for size in (*row["shape"], *row["sizes"])):
             raise ArtifactError(f"the codes of '{row['name']}' are of the impossible shape {row['shape']}")
@@ -56,7 +59,7 @@ def read_rounding(rows: Any, data: memoryview) -> Rounding:
         codes[row["name"]] = torch.stack(found)
     if place != len(data):
         raise ArtifactError(f"the codes of weights take {place:,} bytes, and the file holds {len(data):,}")
-    return CompensatedRounding(exponents, codes)
+    return CompensatedRounding(exponents, codes, largest_width)
 
 
 def _encode(numbers: Tensor) -> bytes:

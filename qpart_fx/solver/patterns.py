@@ -34,14 +34,15 @@ def columns(widths: tuple[int, ...]) -> Integers:
 class Network:
     """The network in numbers: L layers with weights, V values that may cross, C cuts.
 
-    ``weight_bits`` (L, R): of each layer in a file at each of ``resolutions``; ``value_sizes`` (V,) in elements;
-    ``macs`` (L,) of each layer; ``noise`` (L, R), and ``value_noise`` (V, W) at each of ``WIDTHS``. Per cut: ``layers``
-    on the device, (C, L); the quantized ``values`` that cross; ``device_macs``, ``server_macs``, ``exact_bits`` of what
-    crosses unquantized, ``head_bits`` of what the head's file holds beside its weights, and ``peak_bytes`` of
-    activations, all (C,).
+    ``weight_bits`` (L, R): of each layer in a file at each of ``resolutions``, with codes of ``largest_width`` at most;
+    ``value_sizes`` (V,) in elements; ``macs`` (L,) of each layer; ``noise`` (L, R), and ``value_noise`` (V, W) at each
+    of ``WIDTHS``. Per cut: ``layers`` on the device, (C, L); the quantized ``values`` that cross; ``device_macs``,
+    ``server_macs``, ``exact_bits`` of what crosses unquantized, ``head_bits`` of what the head's file holds beside its
+    weights, and ``peak_bytes`` of activations, all (C,).
     """
 
     resolutions: tuple[float, ...]
+    largest_width: int
     weight_bits: Floats
     macs: Floats
     noise: Floats
@@ -189,7 +190,7 @@ class PatternMaker:
     @cached_property
     def _columns(self) -> Integers:
         """Where tables of weights have the resolutions that fit in ``widths``."""
-        return places_of(self.widths, self.network.resolutions)
+        return places_of(self.widths, self.network.resolutions, self.network.largest_width)
 
     def resolutions_of(self, cut: int, options: Integers) -> NDArray[np.float32]:
         """Of each layer, 0 for one on the server, with the ``options`` of a cut's layers."""

@@ -36,6 +36,7 @@ class WholeGraph:
 
     graph: CutGraph
     resolutions: tuple[float, ...]
+    largest_width: int
     home: Integers
     weight_bits: Floats
     noise: Floats
@@ -47,6 +48,7 @@ class WholeGraph:
         cls,
         graph: CutGraph,
         resolutions: tuple[float, ...],
+        largest_width: int,
         weight_bits: Mapping[str, Sequence[float]],
         noise: Mapping[str, Sequence[float]],
         value_noise: Mapping[str, Sequence[float]],
@@ -60,6 +62,7 @@ class WholeGraph:
         return cls(
             graph,
             resolutions,
+            largest_width,
             home=np.array([block_of[name] for name in weight_bits], dtype=np.int64),
             weight_bits=np.array([*weight_bits.values()], dtype=np.float64).reshape(-1, len(resolutions)),
             noise=np.array([noise[name] for name in weight_bits]).reshape(-1, len(resolutions)),
@@ -98,7 +101,8 @@ class WholeGraph:
         value_widths: Sequence[int] = WIDTHS,
     ) -> PricedGraph:
         """At what a MAC on either side, a bit of weights and a bit that crosses add to an objective (eqs. 24 to 26)."""
-        of_layers, of_values = places_of(widths, self.resolutions), np.array(value_widths, dtype=np.int64)
+        of_layers = places_of(widths, self.resolutions, self.largest_width)
+        of_values = np.array(value_widths, dtype=np.int64)
         macs = np.array([block.macs for block in self.graph.blocks], dtype=np.float64)
         exact_bits = np.array([value.exact_bits for value in self.graph.values], dtype=np.float64)
         return PricedGraph(

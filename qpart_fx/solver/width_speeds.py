@@ -80,7 +80,8 @@ class _Problem:
     @cached_property
     def of_weights(self) -> Integers:
         """Where the network's tables of weights have the options of layers."""
-        return places_of(self.request.device.storable_bits, self.network.resolutions)
+        network = self.network
+        return places_of(self.request.device.storable_bits, network.resolutions, network.largest_width)
 
     @cached_property
     def bits(self) -> Floats:
@@ -96,8 +97,8 @@ class _Problem:
     @cached_property
     def macs(self) -> Floats:
         """As prices take them."""
-        device = self.request.device
-        widths = [width_of(self.network.resolutions[place]) for place in self.of_weights]
+        device, network = self.request.device, self.network
+        widths = [width_of(network.resolutions[place], network.largest_width) for place in self.of_weights]
         speeds = np.array([device.cycles_at(bits) for bits in widths]) / device.float_cycles_per_mac
         return self._table(self.network.macs[:, None] * speeds, np.zeros((1, len(device.crossing_bits))))
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qpart_fx.noise import WIDTHS
-from qpart_fx.resolution import RESOLUTIONS, places_of
+from qpart_fx.resolution import LARGEST_WIDTH, RESOLUTIONS, places_of
 from qpart_fx.solver.patterns import Front, Network, PatternMaker, columns
 
 Floats = NDArray[np.float64]
@@ -34,6 +34,7 @@ def network(seed: int, layers: int = 4, values: int = 5, cuts: int = 6) -> Netwo
     ]
     return Network(
         resolutions=RESOLUTIONS,
+        largest_width=LARGEST_WIDTH,
         weight_bits=random.integers(1, 50, (layers, 1)) * np.array(RESOLUTIONS),
         macs=np.ones(layers),
         noise=noise(layers, RESOLUTIONS),
