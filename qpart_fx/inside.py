@@ -62,8 +62,8 @@ def values_inside(graph: GraphModule) -> dict[str, Inside]:
 def _on_grids(graph: GraphModule, wanted: dict[Node, str]) -> Iterator[tuple[str, Inside]]:
     grids: dict[Node, str] = {}
     for node in graph.graph.nodes:
-        if node not in wanted or not _is_value(node):
-            continue
+        if node not in wanted or not _is_value(node) or all(user.op == "output" for user in node.users):
+            continue  # a result is rounded as it crosses, if at all
         source = node
         while _operation(graph, source) in _MOVES and source.all_input_nodes:
             source = source.all_input_nodes[0]

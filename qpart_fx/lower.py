@@ -40,12 +40,16 @@ def lower(
     payload = {name: UniformQuantizer.from_range(*ranges[name], bits) for name, bits in plan.activation_bits.items()}
     passes: list[Pass] = [QuantizeWeights(plan.resolutions, rounding), QuantizePayload(payload)]
     if (bits := plan.activation_bits_inside) is not None:
-        rounded = {name: UniformQuantizer.from_range(*ranges[grid], bits) for name, grid in inside.items()}
-        passes.insert(0, QuantizeInside(rounded))
+        passes.insert(0, QuantizeInside({name: _with_zero(ranges[grid], bits) for name, grid in inside.items()}))
     if not isinstance(rounding, NearestRounding):  # the paper's head keeps biases and norms in float
         passes.insert(0, HalveFloats())
     head = Pipeline(passes).run(head)
     return SplitModel(head, tail, plan, reference=graph, scorer=scorer)
+
+
+def _with_zero(ends: tuple[float, float], bits: int) -> UniformQuantizer:
+    """The quantizer of a range and zero, which integer kernels want to be a code: they pad with it."""
+    return UniformQuantizer.from_range(min(ends[0], 0.0), max(ends[1], 0.0), bits)
 
 
 def with_bytes_of(plan: Plan, head: GraphModule) -> Plan:
