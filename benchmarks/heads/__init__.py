@@ -1,0 +1,1 @@
+"""Heads where there is no PyTorch: are they equal, are they quick, are they small."""
