@@ -1,4 +1,4 @@
-"""How many samples a graph is run on at once: as many as is quick, and few enough that what is kept of them is small."""
+"""How many samples a graph is run on at once: as many as is quick, and so few that what is kept of them is small."""
 
 from __future__ import annotations
 
