@@ -239,6 +239,7 @@ class _Probe(PlainInterpreter):
             )
             first = first or found[: len(weights)]
         self._samples += chunk.size
+        self.env.clear()  # values hold on to all that the way back took
         return first
 
     def run_node(self, n: Node) -> Any:

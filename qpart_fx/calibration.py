@@ -116,6 +116,8 @@ def spread(batches: Sequence[Batch], samples: int, size: int) -> list[Batch]:
         seen += batch.size
         if picked.size:
             groups.setdefault(_signature(batch), []).append([batch, picked])
+    if size == 1:  # nothing is joined, and so nothing copied
+        return [chunk for parts in groups.values() for _, picked in parts for chunk in picked.chunks(1)]
     joined = [_join(parts) for parts in groups.values()]
     return [chunk for batch in joined for chunk in batch.chunks(size)]
 

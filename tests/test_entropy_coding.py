@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from qpart_fx import ArtifactError
+from qpart_fx import ArtifactError, entropy_coding
 from qpart_fx.entropy_coding import MOST, Integers, decode, encode
 
 HEADER = struct.Struct("<BBBII")
@@ -273,3 +273,14 @@ def test_coded_weights_are_near_the_shannon_bound(shape: str, bits: int) -> None
     rate = 8 * len(encode(numbers)) / numbers.size
     assert rate > 2.9
     assert rate - bound < 0.3  # at few bits the bound for Laplacian weights is not reached by any coder
+
+
+@pytest.mark.parametrize("shape", [0, 1])
+@pytest.mark.parametrize("kind", [-28, -5, 0, 10, 24, 30, 60])
+@pytest.mark.parametrize("most", [1, 3, 40, 5000])
+def test_what_numbers_take_follows_from_their_histogram(shape: int, kind: int, most: int) -> None:
+    probabilities, first = entropy_coding._probabilities(shape, kind, most)
+    numbers = np.random.default_rng(0).integers(first, most + 1, 20)
+    least = int(numbers.min())
+    found = entropy_coding._bits(shape, kind, most, least, np.bincount(numbers - least))
+    assert found == pytest.approx(-np.log2(probabilities[numbers - first]).sum(), rel=1e-9)
