@@ -46,7 +46,7 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
     as_codes = lower_rounding(graph, codes_out=True)
     outputs = [
         [name] if grid is None else [name, grid.bits, grid.step, grid.zero_point, dtypes[name], name in as_codes]
-        for name, grid in zip(names, payload_quantizers(head), strict=True)
+        for name, grid in zip(graph.outputs, payload_quantizers(head), strict=True)
     ]
     packed = container.deflate(_without_data(graph).SerializeToString())
     tensors = {ONNX_GRAPH: torch.frombuffer(bytearray(packed), dtype=torch.uint8), **graph.tensors}

@@ -24,6 +24,8 @@ from ..message import (
 
 Array = NDArray[Any]
 
+_FLOAT32_MAX = np.finfo(np.float32).max
+
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
@@ -44,7 +46,9 @@ class Rounded:
         """The values that ``codes`` stand for."""
         with np.errstate(over="ignore"):
             values = (codes.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.step)
-        largest = np.float32(np.finfo(self.dtype).max)  # the grid reaches half a step beyond the range
+        largest = np.float32(
+            min(np.finfo(self.dtype).max, _FLOAT32_MAX)
+        )  # the grid reaches half a step beyond the range
         clipped: Array = np.clip(values, -largest, largest).astype(self.dtype)
         return clipped
 
@@ -84,13 +88,17 @@ def plain(array: Array) -> tuple[Header, bytes]:
     """A value of a message as it is."""
     if array.dtype.name not in DTYPES:
         raise RequestError(f"an array of {array.dtype} cannot be sent: convert it")
-    return Header(DTYPES.index(array.dtype.name), MemoryLayout.contiguous(array.shape)), array.tobytes()
+    return Header(DTYPES.index(array.dtype.name), MemoryLayout.contiguous(array.shape)), _little(array).tobytes()
 
 
 def rounded(codes: Array, grid: Rounded, uplink_bps: float | None) -> tuple[Header, bytes]:
     """A value of a message at its bits, from its codes."""
     layout = MemoryLayout.contiguous(codes.shape)
     return write_codes(DTYPES.index(grid.dtype), layout, codes.reshape(-1), grid, uplink_bps)
+
+
+def _little(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _array(header: Header, grid: Rounded | None, piece: memoryview) -> Any:
