@@ -157,7 +157,7 @@ def test_a_flipped_byte_is_noticed(place: int, change: int) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 3))
 def test_forged_messages_give_arrays_or_are_refused(content: bytes, count: int) -> None:
-    start = b"QPA2" + struct.pack("<H", count) + content
+    start = b"QPA3" + struct.pack("<H", count) + content
     try:
         made = unpack_arrays(start + struct.pack("<I", zlib.crc32(start)))
     except ArtifactError:
