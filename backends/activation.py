@@ -18,6 +18,7 @@ from qpart_fx.message import (
     NUMBERS,
     STRIDED,
     Header,
+    Piece,
     read_codes,
     read_message,
     read_number,
@@ -79,7 +80,7 @@ def unpack_payload(head: GraphModule, data: bytes) -> tuple[Any, ...]:
         raise ArtifactError(f"the activation is malformed: {error}") from error
 
 
-def _pack(value: Any, quantizer: UniformQuantizer | None, uplink_bps: float | None) -> tuple[Header, bytes]:
+def _pack(value: Any, quantizer: UniformQuantizer | None, uplink_bps: float | None) -> tuple[Header, Piece]:
     if not isinstance(value, Tensor):
         if type(value) not in NUMBERS:
             raise TypeError("it is neither a tensor nor a number")
@@ -96,7 +97,7 @@ def _pack(value: Any, quantizer: UniformQuantizer | None, uplink_bps: float | No
             value = value.clone(memory_format=torch.contiguous_format)
     values = gathered(layout, value.detach()).cpu()
     if quantizer is None:
-        return Header(kind, layout), values.view(torch.uint8).numpy().tobytes()
+        return Header(kind, layout), values.view(torch.uint8).numpy().data
     codes = quantizer.encode(values)
     if codes.sum().isnan():
         raise ValueError("it holds NaN, which no code stands for")

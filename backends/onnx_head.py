@@ -49,7 +49,7 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
     integers = integer_weights(graph, quantizers)
     outputs = [
         [name] if grid is None else [name, grid.bits, grid.step, grid.zero_point, dtypes[name], name in as_codes]
-        for name, grid in zip(names, payload_quantizers(head), strict=True)
+        for name, grid in zip(graph.outputs, payload_quantizers(head), strict=True)
     ]
     packed = container.deflate(_without_data(graph).SerializeToString())
     tensors = {ONNX_GRAPH: torch.frombuffer(bytearray(packed), dtype=torch.uint8), **graph.tensors}

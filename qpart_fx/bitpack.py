@@ -5,6 +5,8 @@ Planes are quick (whole bytes at a time), and the first k of them are the values
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,9 +26,9 @@ def pack_bits(codes: NDArray[np.unsignedinteger], bits: int) -> bytes:
     >>> pack_bits(np.array([1, 2, 3], dtype=np.uint16), 2).hex()
     '60a0'
     """
-    values = np.ascontiguousarray(codes, dtype=np.uint16)
-    planes = [np.packbits((values >> np.uint16(bit)) & np.uint16(1) != 0) for bit in reversed(range(bits))]
-    return b"".join(plane.tobytes() for plane in planes)
+    values: NDArray[Any] = np.ascontiguousarray(codes, dtype=_integers(bits))
+    planes = [np.packbits((values & values.dtype.type(1 << bit)) != 0) for bit in reversed(range(bits))]
+    return b"".join(plane.data for plane in planes)
 
 
 def unpack_bits(data: bytes | memoryview, count: int, bits: int) -> NDArray[np.uint16]:
@@ -38,8 +40,13 @@ def unpack_bits(data: bytes | memoryview, count: int, bits: int) -> NDArray[np.u
     if len(data) != packed_size(count, bits):
         raise ValueError(f"{count} values of {bits} bits take {packed_size(count, bits)} bytes, not {len(data)}")
     planes = np.frombuffer(data, dtype=np.uint8).reshape(bits, -1)
-    values = np.zeros(count, dtype=np.uint16)
+    values: NDArray[Any] = np.zeros(count, dtype=_integers(bits))
     for plane in planes:
-        values <<= np.uint16(1)
+        values += values  # a shift takes several times as long
         values |= np.unpackbits(plane, count=count)
-    return values
+    return values.astype(np.uint16, copy=False)
+
+
+def _integers(bits: int) -> type[np.uint8] | type[np.uint16]:
+    """Bytes take half the time."""
+    return np.uint8 if bits <= 8 else np.uint16

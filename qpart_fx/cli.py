@@ -17,10 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        if options.command == "demo":
-            _demo(options)
-        else:
-            _show(options)
+        _COMMANDS[options.command](options)
     except QPartError as error:
         print(f"qpart: {error}", file=sys.stderr)
         return 1
@@ -58,6 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.add_argument("file", type=Path, metavar="FILE")
     show.add_argument("--plot", type=Path, metavar="PNG", help="draw it into this file as well")
+    bench = commands.add_parser(
+        "bench",
+        help="time a saved split, or a device's head, on this machine",
+        description="Time the parts of the split in FILE, and its head on a device's runtime, beside the whole model, "
+        "and say how many bytes they make. Of a head's file, what a device does with it; that needs no torch. Times are "
+        "medians of many runs, in which all take turns.",
+    )
+    bench.add_argument("file", type=Path, metavar="FILE")
+    bench.add_argument("--batch", type=int, default=1, help="samples of a call (default: %(default)s)")
+    bench.add_argument("--repeats", type=int, default=50, help="runs of each (default: %(default)s)")
+    bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
+    bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
     return parser
 
 
@@ -76,15 +85,41 @@ def _show(options: argparse.Namespace) -> None:
         plan.plot(options.plot)
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from .bench import Settings, bench_head
+
+    settings = Settings(options.batch, options.repeats, options.threads)
+    content = _read(options.file)
+    kind, _, _ = container.decode(content, "split", "head")
+    if kind == "head":
+        report = bench_head(content, settings)
+    else:
+        try:
+            from .bench_split import bench_split
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("a split", extra="torch") from error
+        report = bench_split(content, settings)
+    print(report)
+    if options.json is not None:
+        container.write_file(options.json, f"{report.to_json()}\n".encode())
+
+
 def _read_plan(path: Path) -> Plan:
     """The plan in a plan.json or in the file of a split model; torch is not needed for it."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    content = _read(path)
     if content[:1] == b"{":
         return Plan.from_json(content)
     _, manifest, _ = container.decode(content, "split")
     if not isinstance(manifest.get("plan"), str):
         raise ArtifactError(f"{path} is a split at float precision, made without a plan")
     return Plan.from_json(manifest["plan"])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+
+
+_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench}

@@ -1,10 +1,11 @@
 """What crosses the wire for one call of a head, as bytes: each value at its bits, behind a header of a few bytes.
 
-Layout, little-endian: ``QPA2``, the number of values (2 bytes), and for each value its kind (1 byte), its number of
+Layout, little-endian: ``QPA3``, the number of values (2 bytes), and for each value its kind (1 byte), its number of
 dimensions (1 byte), its sizes (4 bytes each), unless it is contiguous, its strides (4 bytes each, in elements), and, if
 it is entropy-coded, how many bytes it takes (4); then the values one after the other, each in the order of its memory
-and without gaps and repetitions; last a CRC-32 of all before it. The steps and zero points are the head's and are not
-sent.
+and without gaps and repetitions; last a CRC-32 of all before it. Codes of 8 and of 16 bits are integers of one byte and
+of two, those of other widths lie in the planes of :mod:`qpart_fx.bitpack`. The steps and zero points are the head's and
+are not sent.
 
 Strides are sent since results depend on them to the last bit: sums and convolutions choose their order by them.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from .errors import ArtifactError, RequestError
 from .memory_layout import MemoryLayout
 from .value_coding import decode_values, encode_values
 
-_MAGIC = b"QPA2"
+_MAGIC = b"QPA3"
 
 DTYPES = (
     "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128 complex32 uint16 uint32 "
@@ -46,6 +47,12 @@ CODER_S, CODER_S_PER_VALUE = 5e-4, 8e-8
 """Seconds that the entropy coder takes for a tensor, and for each value of it, at both ends together: measured on one
 core of a server's processor (50 to 80 ns a value, from some thousands of values on). A slow device takes some times as
 long: give it a faster link than it has."""
+
+Piece = bytes | memoryview
+"""The bytes of a value."""
+
+_WHOLE: Mapping[int, Any] = {8: np.dtype("<u1"), 16: np.dtype("<u2")}
+"""Widths that are integers as they are: they need no packing."""
 
 _SCALAR = MemoryLayout((), ())
 
@@ -98,7 +105,7 @@ class Header:
         if self.is_coded:
             return self.coded
         count = self.layout.count
-        return packed_size(count, grid.bits) if grid else count * _SIZES[self.dtype]
+        return _size(count, grid.bits) if grid else count * _SIZES[self.dtype]
 
     def packed(self) -> bytes:
         shape, strides = self.layout.shape, self.layout.strides if self.kind & STRIDED else ()
@@ -139,7 +146,7 @@ def require_rate(uplink_bps: float | None) -> None:
         raise RequestError(f"uplink_bps = {uplink_bps!r}: a rate in bits a second is above 0; None if it is not known")
 
 
-def write_message(values: Sequence[tuple[Header, bytes]]) -> bytes:
+def write_message(values: Sequence[tuple[Header, Piece]]) -> bytes:
     """The message of values that are bytes already.
 
     Raises:
@@ -149,9 +156,17 @@ def write_message(values: Sequence[tuple[Header, bytes]]) -> bytes:
         raise RequestError(
             f"{len(values):,} values cross this cut, and {2**16 - 1:,} can be sent at most: cut elsewhere"
         )
-    headers, pieces = [header.packed() for header, _ in values], [piece for _, piece in values]
-    content = b"".join([_MAGIC, struct.pack("<H", len(values)), *headers, *pieces])
-    return content + struct.pack("<I", zlib.crc32(content))
+    start = b"".join([_MAGIC, struct.pack("<H", len(values)), *(header.packed() for header, _ in values)])
+    parts = [start, *(piece for _, piece in values)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join([*parts, struct.pack("<I", checksum)])
+
+
+def bytes_of(flat: NDArray[Any]) -> memoryview:
+    """The bytes of a flat array without gaps: its own memory, and no copy of it."""
+    return flat.view(np.uint8).data
 
 
 def read_message(data: bytes, grids: Sequence[Grid | None]) -> list[tuple[Header, memoryview]]:
@@ -160,7 +175,11 @@ def read_message(data: bytes, grids: Sequence[Grid | None]) -> list[tuple[Header
     Raises:
         ArtifactError: the bytes are cut short or damaged, of another version, or not for this head.
     """
-    if len(data) < 10 or data[:3] != _MAGIC[:3] or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+    if (
+        len(data) < 10
+        or data[:3] != _MAGIC[:3]
+        or zlib.crc32(memoryview(data)[:-4]) != struct.unpack("<I", data[-4:])[0]
+    ):
         raise ArtifactError("the activation is cut short or damaged: send it again")
     if data[:4] != _MAGIC:
         raise ArtifactError("the activation is of another version: pack and unpack it with the same qpart_fx")
@@ -198,7 +217,7 @@ def read_number(kind: type, piece: memoryview) -> Any:
 
 def write_codes(
     kind: int, layout: MemoryLayout, codes: NDArray[Any], grid: Grid, uplink_bps: float | None
-) -> tuple[Header, bytes]:
+) -> tuple[Header, Piece]:
     """Codes of a quantized value, flat and in the order of its memory; entropy-coded where that saves more time on a
     link of so many bits a second than it takes.
 
@@ -207,12 +226,15 @@ def write_codes(
     """
     if uplink_bps is not None:
         worth = (CODER_S + CODER_S_PER_VALUE * codes.size) * uplink_bps / 8  # bytes
-        size = packed_size(codes.size, grid.bits)
+        size = _size(codes.size, grid.bits)
         if size > worth:  # or else not even if nothing were left of it
             coded = encode_values(codes.astype(np.int32), grid.bits, grid.zero_point)
             if size - len(coded) - 4 > worth:
                 return Header(kind + CODED, layout, len(coded)), coded
-    return Header(kind + QUANTIZED, layout), pack_bits(codes.astype(np.uint16, copy=False), grid.bits)
+    if grid.bits in _WHOLE:
+        return Header(kind + QUANTIZED, layout), bytes_of(codes.astype(_WHOLE[grid.bits], copy=False))
+    narrow: NDArray[np.unsignedinteger[Any]] = codes.astype(np.uint8 if grid.bits < 8 else np.uint16, copy=False)
+    return Header(kind + QUANTIZED, layout), pack_bits(narrow, grid.bits)
 
 
 def read_codes(header: Header, piece: memoryview, grid: Grid) -> NDArray[np.integer[Any]]:
@@ -220,4 +242,11 @@ def read_codes(header: Header, piece: memoryview, grid: Grid) -> NDArray[np.inte
     count = header.layout.count
     if header.is_coded:
         return decode_values(piece, count, grid.bits, grid.zero_point)
+    if grid.bits in _WHOLE:
+        return np.frombuffer(piece, _WHOLE[grid.bits])
     return unpack_bits(piece, count, grid.bits)
+
+
+def _size(count: int, bits: int) -> int:
+    """Bytes of codes that are not entropy-coded."""
+    return count * bits // 8 if bits in _WHOLE else packed_size(count, bits)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from .errors import MissingDependencyError, ModelError, RequestError
 from .graph_json import tensors_of
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 OPSET = 21
 """The first that has 4-bit and 16-bit integers in QuantizeLinear."""
+
+_Constant = int | float | bool | str | None
+"""Inputs that the graph of a head may hold: the rest of a call is tensors."""
 
 DOMAIN, ROUND = "qpart", "Round"
 """Of the node that rounds to a :class:`~qpart_fx.quantizer.UniformQuantizer`'s grid: attributes bits, step, zero."""
@@ -55,7 +58,8 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
     """The graph of a head or a tail in inference, for any batch size.
 
     Args:
-        args: example values of its placeholders, samples along the first dimensions.
+        args: example values of its placeholders, samples along the first dimensions. What is no tensor but a number
+            becomes a constant.
         outputs: what its outputs are to be called; by default as torch calls them.
 
     Raises:
@@ -67,13 +71,17 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX", extra="onnx") from error
-    names = [str(node.target).lstrip("*") for node in graph_module.graph.nodes if node.op == "placeholder"]
-    for name, value in zip(names, args, strict=True):
-        if not isinstance(value, Tensor):
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    given, output = dict(zip(placeholders, args, strict=True)), graph_module.graph.output_node()
+    for node, value in given.items():
+        if not isinstance(value, Tensor | _Constant) or (not isinstance(value, Tensor) and output in node.users):
             raise RequestError(
-                f"ONNX passes tensors, and '{name}' is of type {type(value).__name__}: choose another cut or input"
+                f"ONNX passes tensors, and '{node.target}' is of type {type(value).__name__}: choose another cut or "
+                "input"
             )
-    exported = _exported(graph_module, copied(tuple(args)))
+    tensors = {node: value for node, value in given.items() if isinstance(value, Tensor)}
+    exported = _exported(graph_module, given)
+    names = [str(node.target).lstrip("*") for node in tensors]
     graph = exported.graph
     own = {name: tensor for name, tensor in tensors_of(graph_module).items() if name in graph.initializers}
     for name in own:
@@ -81,41 +89,48 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
         value.const_value = None
         graph.inputs.append(value)
     optimizer.optimize(exported)
-    for name, value in zip(names, graph.inputs, strict=False):
-        value.name = name
-    for name, value in zip(outputs or [str(value.name) for value in graph.outputs], graph.outputs, strict=True):
-        _call(graph, value, name)
+    _hand_inputs_on(graph)
+    inputs = list(zip(graph.inputs, names, strict=False))  # the open tensors come behind
+    made = [value for value in graph.outputs if not value.is_graph_input()]
+    called = dict(zip(graph.outputs, outputs or [str(value.name) for value in graph.outputs], strict=True))
+    _call(graph, [*inputs, *((value, called[value]) for value in made)], own)
     _name_nodes(graph)
-    return OnnxGraph(exported, tuple(names), tuple(str(value.name) for value in graph.outputs), own)
+    return OnnxGraph(
+        exported, tuple(str(value.name) for value, _ in inputs), tuple(str(value.name) for value in graph.outputs), own
+    )
 
 
-def example_inputs(graph_module: GraphModule) -> tuple[Tensor, ...]:
-    """Zeros of the shapes and dtypes that the placeholders were captured with; two samples, where it takes any number:
-    one would be taken for a constant.
+def example_inputs(graph_module: GraphModule) -> tuple[Any, ...]:
+    """Zeros of the shapes and dtypes that the placeholders were captured with, defaults of what is no tensor; two
+    samples, where it takes any number: one would be taken for a constant.
 
     Raises:
         RequestError: the shapes are not known, as of a split from a file, or it takes other things than tensors.
     """
-    found = []
+    found: list[Any] = []
     for node in graph_module.graph.nodes:
         if node.op == "placeholder":
             known = info(node).output
-            if not isinstance(known, TensorInfo):
+            if isinstance(known, TensorInfo):
+                found.append(torch.zeros(known.shape, dtype=known.dtype))
+            elif node.args:
+                found.append(node.args[0])
+            else:
                 raise RequestError(
                     f"it is not known what the input '{node.target}' looks like: pass example_inputs=(...), the "
                     "tensors that the model is called with"
                 )
-            found.append(torch.zeros(known.shape, dtype=known.dtype))
-    if all(value.dim() and len(value) == 1 for value in found):
-        two = tuple(value.repeat_interleave(2, dim=0) for value in found)
+    if all(value.dim() and len(value) == 1 for value in found if isinstance(value, Tensor)):
+        two = tuple(value.repeat_interleave(2, dim=0) if isinstance(value, Tensor) else value for value in found)
         with suppress(Exception), torch.no_grad():  # its batch size may be frozen
             graph_module(*copied(two))
             return two
     return tuple(found)
 
 
-def _exported(graph_module: GraphModule, args: tuple[Tensor, ...]) -> ir.Model:
-    prepared = _with_round_nodes(graph_module)
+def _exported(graph_module: GraphModule, given: Mapping[Node, Any]) -> ir.Model:
+    args = copied(tuple(value for value in given.values() if isinstance(value, Tensor)))
+    prepared = _prepared(graph_module, {node: value for node, value in given.items() if not isinstance(value, Tensor)})
     sizes = {value.shape[0] for value in args if value.dim()}
     batched = tuple({0: torch.export.Dim.AUTO} if value.dim() and len(sizes) == 1 else None for value in args)
     level = logging.root.manager.disable
@@ -158,23 +173,39 @@ class _Round(nn.Module):
         )
 
 
-def _with_round_nodes(graph_module: GraphModule) -> GraphModule:
-    """The same graph over the same parts, but for what rounds."""
+def _prepared(graph_module: GraphModule, constants: Mapping[Node, _Constant]) -> GraphModule:
+    """The same graph over the same parts, but for what rounds, and for inputs that are constants."""
     graph = torch.fx.Graph()
-    placed: dict[torch.fx.Node, torch.fx.Node] = {}
+    placed: dict[Node, Any] = dict(constants)
     output = graph.graph_copy(graph_module.graph, placed)
     graph.output(output)
+    for node in graph.find_nodes(op="placeholder"):
+        while hasattr(graph_module, str(node.target)):  # the exporter would take one for the other
+            node.target = f"{node.target}_"
     modules = dict(graph_module.named_modules())
     made = {name: _Round(module) for name, module in modules.items() if isinstance(module, FakeQuantize)}
     return graph_module_of(graph, graph_module, type(graph_module).__name__, made)
 
 
-def _call(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    """Give an output its name; another value may have it."""
-    for other in [*graph.inputs, *(each for node in graph for each in node.outputs)]:
-        if other is not value and other.name == name:
-            other.name = f"{name}_"
-    value.name = name
+def _hand_inputs_on(graph: ir.Graph) -> None:
+    """An input that is an output too, is one value: the exporter puts a node between."""
+    for place, value in enumerate(graph.outputs):
+        node = value.producer()
+        if node is not None and node.op_type == "Identity" and node.inputs[0] in list(graph.inputs):
+            graph.outputs[place] = node.inputs[0]
+            graph.remove(node, safe=False)
+
+
+def _call(graph: ir.Graph, names: Sequence[tuple[ir.Value, str]], taken: Iterable[str]) -> None:
+    """Give inputs and outputs their names; each that is taken already, by a tensor of the model or one before, gets a
+    dash at its end, and so do values within the graph."""
+    known = set(taken)
+    within = [value for node in graph for value in node.outputs if not value.is_graph_output()]
+    for value, name in [*names, *((value, str(value.name)) for value in within)]:
+        while name in known:
+            name += "_"
+        known.add(name)
+        value.name = name
 
 
 def _name_nodes(graph: ir.Graph) -> None:

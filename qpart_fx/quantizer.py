@@ -74,15 +74,15 @@ class UniformQuantizer:
 
 
 def _encode(values: Tensor, bits: int, step: Tensor | float, zero_point: Tensor | int) -> Tensor:
-    return (torch.round(values.to(torch.float32) / step) + zero_point).clamp(0, 2**bits - 1)
+    return (values.to(torch.float32) / step).round_().add_(zero_point).clamp_(0, 2**bits - 1)
 
 
 def _decode(codes: Tensor, step: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype) -> Tensor:
-    values = (codes.to(torch.float32) - zero_point) * step
+    values = (codes.to(torch.float32) - zero_point).mul_(step)
     if not dtype.is_floating_point:
         return values.to(dtype)
     largest = min(torch.finfo(dtype).max, _FLOAT32_MAX)  # the grid reaches half a step beyond the range
-    return values.clamp(-largest, largest).to(dtype)
+    return values.clamp_(-largest, largest).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)

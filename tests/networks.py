@@ -53,6 +53,49 @@ class Tokens(nn.Module):
         return scores
 
 
+class Recurrent(nn.Module):
+    """Integer inputs of any length, an LSTM, and the last of what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(11, 8), nn.Linear(12, 4)
+        self.lstm = nn.LSTM(8, 12, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(tokens))
+        scores: Tensor = self.out(torch.relu(states[:, -1]))
+        return scores
+
+
+class Encoder(nn.Module):
+    """Rows of numbers into class scores, by a layer of torch's own transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.embedding, self.out = nn.Linear(5, 16), nn.Linear(16, 4)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.encoder(self.embedding(rows)).mean(dim=1))
+        return scores
+
+
+class UNet(nn.Module):
+    """Down and up again, with what came before beside it: two values cross a cut at the bottom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.up, self.out = nn.ConvTranspose2d(8, 6, 2, stride=2), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = torch.relu(self.first(x))
+        below = torch.relu(self.down(before))
+        scores: Tensor = self.out(torch.cat([self.up(below), before], dim=1)).mean(dim=(2, 3))
+        return scores
+
+
 def classifier(seed: int = 0) -> nn.Sequential:
     """A small convolutional classifier of 3 x 8 x 8 images into 4 classes."""
     torch.manual_seed(seed)

@@ -15,9 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.device.heads import rounded
+from tests.networks import images
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -171,6 +175,35 @@ def test_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None
     assert {name: path for name, path in imported["ours"].items() if not Path(path).is_relative_to(site)} == {}
     assert (site / "qpart_fx" / "py.typed").is_file()
     assert entry_point.strip() == "('qpart', 'qpart_fx.cli')"
+
+
+DEVICE = """
+from importlib.metadata import distributions
+import numpy as np
+from qpart_fx.device import HeadRuntime
+head = HeadRuntime.load("head.qpart")
+with open("message", "wb") as file:
+    file.write(head.message(np.load("images.npy")))
+print(*sorted(distribution.name.lower() for distribution in distributions()))
+"""
+
+
+@pytest.mark.slow
+def test_a_device_runs_heads_with_the_few_packages_of_its_extra(wheel: Path, tmp_path: Path) -> None:
+    split = rounded("classifier", "_2", 8).split
+    (tmp_path / "head.qpart").write_bytes(split.packed_head(runtime="onnx"))
+    np.save(tmp_path / "images.npy", images(3).numpy())
+    venv.create(tmp_path / "env", with_pip=True)
+    interpreter = tmp_path / "env" / "bin" / "python"
+    command = [interpreter, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[device]"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+    installed = set(python(DEVICE, executable=interpreter, cwd=tmp_path).split())
+
+    assert {"numpy", "onnxruntime", "constriction"} <= installed
+    assert installed & {"torch", "scipy", "onnx", "grpcio", "matplotlib"} == set()
+    assert (tmp_path / "message").read_bytes() == split.pack_activation(split.head(images(3)))
 
 
 # What is pinned

@@ -15,6 +15,8 @@ from ..memory_layout import MemoryLayout
 from ..message import (
     DTYPES,
     Header,
+    Piece,
+    bytes_of,
     read_codes,
     read_message,
     read_number,
@@ -23,6 +25,8 @@ from ..message import (
 )
 
 Array = NDArray[Any]
+
+_FLOAT32_MAX = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +40,22 @@ class Rounded:
 
     def encode(self, values: Array) -> NDArray[np.float32]:
         """The codes of ``values``, as :class:`~qpart_fx.quantizer.UniformQuantizer` has them, to the last bit."""
-        scaled = np.rint(values.astype(np.float32, copy=False) / np.float32(self.step)) + np.float32(self.zero_point)
-        codes: NDArray[np.float32] = np.clip(scaled, 0, 2**self.bits - 1)
-        return codes
+        codes: NDArray[np.float32] = np.atleast_1d(values.astype(np.float32, copy=False)) / np.float32(self.step)
+        np.rint(codes, out=codes)
+        codes += np.float32(self.zero_point)
+        return np.clip(codes, 0, 2**self.bits - 1, out=codes).reshape(values.shape)
 
     def decode(self, codes: Array) -> Array:
         """The values that ``codes`` stand for."""
+        zero, step = np.float32(self.zero_point), np.float32(self.step)
+        values = np.atleast_1d(codes.astype(np.float32)) - zero
         with np.errstate(over="ignore"):
-            values = (codes.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.step)
-        largest = np.float32(np.finfo(self.dtype).max)  # the grid reaches half a step beyond the range
-        clipped: Array = np.clip(values, -largest, largest).astype(self.dtype)
-        return clipped
+            values *= step
+            ends = (np.array([0, 2**self.bits - 1], np.float32) - zero) * step
+        largest = np.float32(min(np.finfo(self.dtype).max, _FLOAT32_MAX))
+        if np.abs(ends).max() > largest:  # the grid reaches half a step beyond the range
+            np.clip(values, -largest, largest, out=values)
+        return values.astype(self.dtype, copy=False).reshape(codes.shape)
 
 
 def pack_arrays(arrays: Sequence[Array]) -> bytes:
@@ -80,17 +89,23 @@ def unpack_arrays(data: bytes, grids: Sequence[Rounded | None] | None = None) ->
         raise ArtifactError(f"the activation is malformed: {error}") from error
 
 
-def plain(array: Array) -> tuple[Header, bytes]:
+def plain(array: Array) -> tuple[Header, Piece]:
     """A value of a message as it is."""
     if array.dtype.name not in DTYPES:
         raise RequestError(f"an array of {array.dtype} cannot be sent: convert it")
-    return Header(DTYPES.index(array.dtype.name), MemoryLayout.contiguous(array.shape)), array.tobytes()
+    return Header(DTYPES.index(array.dtype.name), MemoryLayout.contiguous(array.shape)), bytes_of(
+        _little(array).reshape(-1)
+    )
 
 
-def rounded(codes: Array, grid: Rounded, uplink_bps: float | None) -> tuple[Header, bytes]:
+def rounded(codes: Array, grid: Rounded, uplink_bps: float | None) -> tuple[Header, Piece]:
     """A value of a message at its bits, from its codes."""
     layout = MemoryLayout.contiguous(codes.shape)
     return write_codes(DTYPES.index(grid.dtype), layout, codes.reshape(-1), grid, uplink_bps)
+
+
+def _little(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _array(header: Header, grid: Rounded | None, piece: memoryview) -> Any:

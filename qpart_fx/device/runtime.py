@@ -15,7 +15,7 @@ from .. import container
 from ..container import read_checked
 from ..errors import ArtifactError, MissingDependencyError, RequestError
 from ..head_file import ONNX_GRAPH, Head, read_head
-from ..message import require_rate, write_message
+from ..message import DTYPES, require_rate, write_message
 from ..plan_summary import PlanSummary
 from ..stored_tensor import ChannelTensor, PlainTensor, StoredTensor, UniformTensor
 from .arrays import Array, Rounded, plain, rounded
@@ -28,10 +28,13 @@ except ModuleNotFoundError as error:
 _NO_FOLDER = "/nonexistent"
 """Where a graph may read tensors from: nowhere. All that a head has are given to it."""
 
-_FAILURES = tuple(
-    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
-    for name in "EPFail Fail InvalidArgument InvalidGraph InvalidProtobuf NotImplemented RuntimeException".split()
-)
+_FAILURES = (
+    *(
+        getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+        for name in "EPFail Fail InvalidArgument InvalidGraph InvalidProtobuf NotImplemented RuntimeException".split()
+    ),
+    RuntimeError, ValueError, MemoryError,
+)  # fmt: skip
 
 _NUMPY = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"} | {
     f"tensor({name})": name for name in "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split()
@@ -69,6 +72,12 @@ class _Output:
         np.finfo(dtype)
         return cls(name, Rounded(bits, float(step), zero_point, dtype), bool(as_codes))
 
+    def can_be(self, made: str) -> bool:
+        """Whether it can be what a graph returns as the array type ``made``."""
+        if self.grid is None:
+            return made in DTYPES
+        return made == (self.grid.dtype if not self.as_codes else "uint8" if self.grid.bits <= 8 else "uint16")
+
     def value(self, made: Array) -> Array:
         """In floats, as PyTorch's head returns it."""
         return self.grid.decode(made) if self.grid is not None and self.as_codes else made
@@ -103,12 +112,12 @@ class HeadRuntime:
         self._session = _session(head, threads)
         _give_back()
         self._outputs = read_checked(lambda: [_Output.of(record) for record in head.graph["outputs"]])
-        if [each.name for each in self._outputs] != [each.name for each in self._session.get_outputs()]:
+        self.inputs = read_checked(lambda: tuple(_input(each) for each in self._session.get_inputs()))
+        made = read_checked(lambda: [_input(each) for each in self._session.get_outputs()])
+        if [each.name for each in self._outputs] != [each.name for each in made] or not all(
+            output.can_be(each.dtype) for output, each in zip(self._outputs, made, strict=True)
+        ):
             raise ArtifactError("the head's graph does not return what its file says")
-        self.inputs = tuple(
-            Input(each.name, _NUMPY.get(each.type, each.type), tuple(_size(size) for size in each.shape))
-            for each in self._session.get_inputs()
-        )
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> HeadRuntime:
@@ -146,7 +155,8 @@ class HeadRuntime:
                 than it takes; never if it is None.
 
         Raises:
-            RequestError: the arguments are not what the head takes, or give NaN where values are rounded.
+            RequestError: the arguments are not what the head takes, or give NaN where floats are rounded. Where the
+                graph returns codes, NaN have one, too.
         """
         require_rate(uplink_bps)
         return self.pack(self._run(args, kwargs), uplink_bps)
@@ -185,7 +195,20 @@ def _session(head: Head, threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format is checked less
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    graph = _graph(head.tensors[ONNX_GRAPH])
+    arrays = _arrays(head)
+    try:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
+        return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
+    except _FAILURES as error:
+        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+
+
+def _arrays(head: Head) -> dict[str, Array]:
+    """What the graph takes its tensors from, by the names that it has for them."""
     integers = read_checked(lambda: frozenset(head.graph["integers"]))
     arrays: dict[str, Array] = {}
     for name, tensor in head.tensors.items():
@@ -193,13 +216,7 @@ def _session(head: Head, threads: int | None) -> Any:
             arrays |= {f"{name}.codes": _codes(tensor), f"{name}.scale": _steps(tensor)}
         elif name != ONNX_GRAPH:
             arrays[name] = tensor.values
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
-    options.add_external_initializers(list(arrays), values)
-    try:
-        graph = _graph(head.tensors[ONNX_GRAPH])
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except _FAILURES as error:
-        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+    return arrays
 
 
 def _codes(tensor: StoredTensor) -> Array:
@@ -227,8 +244,10 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _size(size: Any) -> int | None:
-    return size if isinstance(size, int) else None
+def _input(of_graph: Any) -> Input:
+    """What onnxruntime says of an input, or an output, of its graph."""
+    sizes = tuple(size if isinstance(size, int) else None for size in of_graph.shape)
+    return Input(of_graph.name, _NUMPY.get(of_graph.type, of_graph.type), sizes)
 
 
 def _require(expected: Input, given: Any) -> None:
@@ -236,7 +255,7 @@ def _require(expected: Input, given: Any) -> None:
     if not isinstance(given, np.ndarray):
         what = "is missing" if given is None else f"is a {type(given).__name__}"
         raise RequestError(f"input '{expected.name}' {what}: the head takes an array, {expected}")
-    fits = given.dtype.name == expected.dtype and given.ndim == len(expected.shape)
+    fits = given.dtype == expected.dtype and given.ndim == len(expected.shape)
     if not fits or any(size not in (None, of) for of, size in zip(given.shape, expected.shape, strict=True)):
         raise RequestError(
             f"input '{expected.name}' is {given.dtype}{list(given.shape)}, and the head takes {expected}"

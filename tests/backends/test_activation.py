@@ -402,7 +402,7 @@ def test_an_activation_cut_short_anywhere_is_refused() -> None:
             unpack_payload(module, data[:length])
 
 
-def forged(header: bytes, values: bytes = b"", magic: bytes = b"QPA2") -> bytes:
+def forged(header: bytes, values: bytes = b"", magic: bytes = b"QPA3") -> bytes:
     content = magic + header + values
     return content + struct.pack("<I", zlib.crc32(content))
 
@@ -447,7 +447,7 @@ def test_an_activation_that_lies_is_refused(data: bytes) -> None:
 
 def test_an_activation_of_another_version_is_refused() -> None:
     with pytest.raises(ArtifactError, match="another version"):
-        unpack_payload(head(None), forged(b"\x01\x00\x01", bytes(8), magic=b"QPA1"))
+        unpack_payload(head(None), forged(b"\x01\x00\x01", bytes(8), magic=b"QPA2"))
 
 
 def read_or_refused(module: GraphModule, data: bytes) -> None:
