@@ -57,6 +57,7 @@ def _lowered(graph_module: GraphModule, inputs: tuple[Any, ...]) -> bytes:
         try:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
+            from executorch.runtime import Runtime
         except ModuleNotFoundError as error:
             raise MissingDependencyError("ExecuTorch", extra="executorch") from error
         samples = max(value.shape[0] if value.dim() else 1 for value in inputs)
@@ -64,6 +65,7 @@ def _lowered(graph_module: GraphModule, inputs: tuple[Any, ...]) -> bytes:
         partitioner = XnnpackPartitioner(force_non_static_weights_for_f32_linear=True)
         edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         content: bytes = edge.to_executorch().buffer
+        Runtime.get().load_program(content).load_method("forward")  # XNNPACK refuses some programs only here
     return content
 
 

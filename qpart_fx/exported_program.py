@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from .exporting import quiet
 from .failing_node import failure, require_no_opaque
+from .graph_parts import graph_module_of
 from .inputs import copied, require_tensors
 from .quantized import weight_quantizers
-from .quantizer import ChannelQuantizer, WeightQuantizer
+from .quantizer import ChannelQuantizer, FakeQuantize, UniformQuantizer, WeightQuantizer
 
 
 def exported_program(
@@ -42,11 +44,12 @@ def exported_program(
 
     quantizers = weight_quantizers(graph_module)
     chosen = {name: each for name, each in quantizers.items() if integers(graph_module.get_parameter(name))}
-    whole = _OfIntegers(graph_module, chosen) if chosen else graph_module
+    plain = _with_plain_rounding(graph_module)
+    whole = _OfIntegers(plain, chosen) if chosen else plain
     try:
         return _export(whole, copied(tuple(args)), most)
     except Exception as error:  # torch.export raises what its parts do
-        raise failure(graph_module, args, target, _export, error) from error
+        raise failure(plain, args, target, _export, error) from error
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], most: int | None = None) -> ExportedProgram:
@@ -59,13 +62,35 @@ def _export(module: nn.Module, args: tuple[Any, ...], most: int | None = None) -
         return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
 
 
+def _with_plain_rounding(graph_module: GraphModule) -> GraphModule:
+    """The same graph over the same parts, but for what rounds: by numbers, which every runtime takes, not by tensors."""
+    graph = Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    modules = dict(graph_module.named_modules())
+    made = {name: _Round(each.quantizer) for name, each in modules.items() if isinstance(each, FakeQuantize)}
+    return graph_module_of(graph, graph_module, type(graph_module).__name__, made)
+
+
+class _Round(nn.Module):
+    """A :class:`FakeQuantize` in a program."""
+
+    def __init__(self, quantizer: UniformQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.quantizer(values)
+
+
 class _OfIntegers(nn.Module):
     """A graph whose quantized weights are buffers of integers."""
 
     def __init__(self, graph_module: GraphModule, quantizers: Mapping[str, WeightQuantizer]) -> None:
         super().__init__()
-        self.graph_module = graph_module
-        self.weights = {name: _Weight(graph_module.get_parameter(name), each) for name, each in quantizers.items()}
+        floats = {name: graph_module.get_parameter(name) for name in quantizers}
+        nothing = {id(weight): nn.Parameter(torch.empty(0), requires_grad=False) for weight in floats.values()}
+        self.graph_module = deepcopy(graph_module, dict(nothing))  # without the floats, which the program would hold too
+        self.weights = {name: _Weight(floats[name], each) for name, each in quantizers.items()}
         for place, weight in enumerate(self.weights.values()):
             self.add_module(f"weight_{place}", weight)
 

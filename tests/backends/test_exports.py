@@ -262,7 +262,7 @@ class Special(nn.Module):
         return self.second(torch.relu(special))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("call", "name"), [(torch.special.bessel_j0, "special_bessel_j0"), (torch.lgamma, "lgamma")])
+@pytest.mark.parametrize(("call", "name"), [(torch.special.bessel_j0, "special_bessel_j0")])
 @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
 def test_the_node_that_cannot_be_held_is_named(
     target: str, call: Callable[[Tensor], Tensor], name: str, tmp_path: Path
@@ -270,7 +270,7 @@ def test_the_node_that_cannot_be_held_is_named(
     if target != "onnx":
         pytest.importorskip(target)
     split = qpart.split(Special(call), (torch.rand(2, 4),), cut="second")
-    with pytest.raises(qpart.ModelError, match=rf"node '.*{name}.*calls .*{name}, which .* cannot hold") as caught:
+    with pytest.raises(qpart.ModelError, match=rf"node '{name}' .*calls .*, which .* cannot hold") as caught:
         split.export(target, tmp_path / "out")
     assert f"{Path(__file__).name}:" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -295,7 +295,7 @@ def test_code_of_the_model_s_own_is_named(target: str, tmp_path: Path) -> None:
     if target in ("openvino", "executorch"):
         pytest.importorskip(target)
     split = qpart.split(Deciding(), (torch.rand(2, 4),), cut="relu")
-    with pytest.raises(qpart.ModelError, match=r"node 'choose'.* calls Deciding.choose, the model's own code"):
+    with pytest.raises(qpart.ModelError, match=r"node '.*choose' .* calls Deciding.choose, the model's own code"):
         split.export(target, tmp_path / "out")
 
 
