@@ -89,7 +89,9 @@ class _OfIntegers(nn.Module):
         super().__init__()
         floats = {name: graph_module.get_parameter(name) for name in quantizers}
         nothing = {id(weight): nn.Parameter(torch.empty(0), requires_grad=False) for weight in floats.values()}
-        self.graph_module = deepcopy(graph_module, dict(nothing))  # without the floats, which the program would hold too
+        self.graph_module = deepcopy(
+            graph_module, dict(nothing)
+        )  # without the floats, which the program would hold too
         self.weights = {name: _Weight(floats[name], each) for name, each in quantizers.items()}
         for place, weight in enumerate(self.weights.values()):
             self.add_module(f"weight_{place}", weight)
