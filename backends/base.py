@@ -24,6 +24,25 @@ class Halves:
     plan: Plan | None
     inputs: tuple[Any, ...] | None
 
+    def examples(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Example values of the placeholders of the head, and of the tail.
+
+        Raises:
+            RequestError: it is not known what the head's look like.
+        """
+        import torch
+
+        from qpart_fx.inputs import copied, example_inputs
+
+        inputs = example_inputs(self.head) if self.inputs is None else self.inputs
+        with torch.no_grad():
+            return inputs, self.head(*copied(inputs))
+
+    @property
+    def crossing(self) -> list[str]:
+        """What the tail calls the values that it is given."""
+        return [str(node.target) for node in self.tail.graph.nodes if node.op == "placeholder"]
+
 
 class Backend(ABC):
     """Turns a head and a tail into files for one runtime. ``carries``: what plans for that runtime may be made of."""

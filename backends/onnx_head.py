@@ -16,7 +16,8 @@ from torch.fx import GraphModule
 from qpart_fx import container
 from qpart_fx.errors import MissingDependencyError
 from qpart_fx.head_file import ONNX_GRAPH
-from qpart_fx.onnx_graph import OnnxGraph, example_inputs, onnx_graph
+from qpart_fx.inputs import example_inputs
+from qpart_fx.onnx_graph import OnnxGraph, onnx_graph
 from qpart_fx.plan import Plan
 from qpart_fx.plan_summary import PlanSummary
 from qpart_fx.quantized import crossing_nodes, payload_quantizers, weight_quantizers

@@ -15,7 +15,7 @@ from .backends.packed import unpack_split
 from .bench import DEVICE, Report, Settings, Stopwatch, measured
 from .container import decode
 from .errors import ArtifactError, MissingDependencyError, ModelError, RequestError
-from .onnx_graph import example_inputs
+from .inputs import example_inputs
 from .quantizer import FakeQuantize
 from .split_model import SplitModel
 

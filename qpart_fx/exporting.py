@@ -9,7 +9,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ def export_graph(
 
     model.forward = flat
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             shapes = _batch_dimensions(model, args, kwargs) if dynamic else None
             program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
             if any("_vmap" in str(node.target) for node in program.graph.nodes):
@@ -62,12 +62,12 @@ def export_graph(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.export logs and prints a failure at length; the caller of this module says it in a line."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from .errors import CalibrationError
-from .meta import describe
+from .errors import CalibrationError, RequestError
+from .meta import TensorInfo, describe, info
 
 
 def positional(graph_module: GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -65,6 +66,52 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
+def example_inputs(graph_module: GraphModule) -> tuple[Any, ...]:
+    """Zeros of the shapes and dtypes that the placeholders were captured with, defaults of what is no tensor; two
+    samples, where it takes any number: one would be taken for a constant.
+
+    Raises:
+        RequestError: the shapes are not known, as of a split from a file of an earlier version.
+    """
+    found: list[Any] = []
+    for node in graph_module.graph.nodes:
+        if node.op == "placeholder":
+            known = info(node).output
+            if isinstance(known, TensorInfo):
+                found.append(torch.zeros(known.shape, dtype=known.dtype))
+            elif node.args:
+                found.append(node.args[0])
+            else:
+                raise RequestError(
+                    f"it is not known what the input '{node.target}' looks like: pass example_inputs=(...), the "
+                    "tensors that the model is called with"
+                )
+    if all(value.dim() and len(value) == 1 for value in found if isinstance(value, Tensor)):
+        two = tuple(value.repeat_interleave(2, dim=0) if isinstance(value, Tensor) else value for value in found)
+        with suppress(Exception), torch.no_grad():  # its batch size may be frozen
+            graph_module(*copied(two))
+            return two
+    return tuple(found)
+
+
+def placeholder_names(graph_module: GraphModule) -> list[str]:
+    """The names of its inputs."""
+    return [str(node.target).lstrip("*") for node in graph_module.graph.nodes if node.op == "placeholder"]
+
+
+def require_tensors(graph_module: GraphModule, args: Sequence[Any], target: str) -> None:
+    """Raise the error for an input that is no tensor.
+
+    Raises:
+        RequestError: there is one; names it.
+    """
+    for name, value in zip(placeholder_names(graph_module), args, strict=True):
+        if not isinstance(value, Tensor):
+            raise RequestError(
+                f"{target} passes tensors, and '{name}' is of type {type(value).__name__}: choose another cut or input"
+            )
+
+
 def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """The inputs in words, for messages: a tensor by its dtype and shape."""
     words = [_describe(value) for value in args]
@@ -73,7 +120,7 @@ def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 
 def _describe(value: Any) -> str:
-    info = describe(value)
-    if hasattr(info, "dtype"):
-        return f"{str(info.dtype).removeprefix('torch.')}{list(info.shape)}"
-    return repr(info) if not hasattr(value, "__array__") else f"{type(value).__name__}{list(value.shape)}"
+    known = describe(value)
+    if hasattr(known, "dtype"):
+        return f"{str(known.dtype).removeprefix('torch.')}{list(known.shape)}"
+    return repr(known) if not hasattr(value, "__array__") else f"{type(value).__name__}{list(value.shape)}"

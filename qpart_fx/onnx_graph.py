@@ -8,23 +8,20 @@ rounds an activation is one node, ``qpart::Round``, that :mod:`qpart_fx.onnx_qua
 from __future__ import annotations
 
 import ast
-import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from .errors import MissingDependencyError, ModelError, RequestError
+from .errors import MissingDependencyError, RequestError
+from .exporting import quiet
+from .failing_node import failure, require_no_opaque
 from .graph_json import tensors_of
 from .graph_parts import graph_module_of
 from .inputs import copied
-from .meta import TensorInfo, info
 from .quantizer import FakeQuantize
 
 if TYPE_CHECKING:
@@ -71,6 +68,7 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX", extra="onnx") from error
+    require_no_opaque(graph_module, "ONNX")
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     given, output = dict(zip(placeholders, args, strict=True)), graph_module.graph.output_node()
     for node, value in given.items():
@@ -80,7 +78,7 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
                 "input"
             )
     tensors = {node: value for node, value in given.items() if isinstance(value, Tensor)}
-    exported = _exported(graph_module, given)
+    exported = _exported(graph_module, tuple(args))
     names = [str(node.target).lstrip("*") for node in tensors]
     graph = exported.graph
     own = {name: tensor for name, tensor in tensors_of(graph_module).items() if name in graph.initializers}
@@ -100,61 +98,26 @@ def onnx_graph(graph_module: GraphModule, args: Sequence[Any], outputs: Sequence
     )
 
 
-def example_inputs(graph_module: GraphModule) -> tuple[Any, ...]:
-    """Zeros of the shapes and dtypes that the placeholders were captured with, defaults of what is no tensor; two
-    samples, where it takes any number: one would be taken for a constant.
-
-    Raises:
-        RequestError: the shapes are not known, as of a split from a file, or it takes other things than tensors.
-    """
-    found: list[Any] = []
-    for node in graph_module.graph.nodes:
-        if node.op == "placeholder":
-            known = info(node).output
-            if isinstance(known, TensorInfo):
-                found.append(torch.zeros(known.shape, dtype=known.dtype))
-            elif node.args:
-                found.append(node.args[0])
-            else:
-                raise RequestError(
-                    f"it is not known what the input '{node.target}' looks like: pass example_inputs=(...), the "
-                    "tensors that the model is called with"
-                )
-    if all(value.dim() and len(value) == 1 for value in found if isinstance(value, Tensor)):
-        two = tuple(value.repeat_interleave(2, dim=0) if isinstance(value, Tensor) else value for value in found)
-        with suppress(Exception), torch.no_grad():  # its batch size may be frozen
-            graph_module(*copied(two))
-            return two
-    return tuple(found)
+def _exported(graph_module: GraphModule, args: tuple[Any, ...]) -> ir.Model:
+    try:
+        return _export(graph_module, copied(args))
+    except Exception as error:  # the exporter raises what its parts do
+        raise failure(graph_module, args, "ONNX", _export, error) from error
 
 
-def _exported(graph_module: GraphModule, given: Mapping[Node, Any]) -> ir.Model:
-    args = copied(tuple(value for value in given.values() if isinstance(value, Tensor)))
-    prepared = _prepared(graph_module, {node: value for node, value in given.items() if not isinstance(value, Tensor)})
+def _export(graph_module: GraphModule, args: tuple[Any, ...]) -> ir.Model:
+    placeholders = graph_module.graph.find_nodes(op="placeholder")
+    given = dict(zip(placeholders, args, strict=True))
+    prepared = _prepared(graph_module, {node: each for node, each in given.items() if not isinstance(each, Tensor)})
+    args = tuple(each for each in args if isinstance(each, Tensor))
     sizes = {value.shape[0] for value in args if value.dim()}
     batched = tuple({0: torch.export.Dim.AUTO} if value.dim() and len(sizes) == 1 else None for value in args)
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                prepared, args, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, dynamic_shapes=batched
-            )
-    except Exception as error:  # the exporter raises what its parts do
-        raise ModelError(f"{type(graph_module).__name__} cannot be written as ONNX: {_cause(error)}") from error
-    finally:
-        logging.disable(level)
+    with quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            prepared, args, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, dynamic_shapes=batched
+        )
     assert program is not None
     return program.model
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason, in a line or two."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}"
 
 
 class _Round(nn.Module):

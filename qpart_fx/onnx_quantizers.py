@@ -111,11 +111,12 @@ def fill(graph: OnnxGraph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
     graph.model.graph.initializers[str(value.name)] = value
 
 
-def lower_rounding(graph: OnnxGraph, *, codes_out: bool) -> dict[str, UniformQuantizer]:
+def lower_rounding(graph: OnnxGraph, *, codes_out: bool, to_integers: bool = True) -> dict[str, UniformQuantizer]:
     """Put ONNX's operators for the nodes that round activations.
 
     Args:
         codes_out: what is rounded last, as an output of the graph, stays in codes.
+        to_integers: by QuantizeLinear where the codes fit its integers; else in floats throughout.
 
     Returns:
         The quantizers of the outputs that are codes, by name.
@@ -134,7 +135,8 @@ def lower_rounding(graph: OnnxGraph, *, codes_out: bool) -> dict[str, UniformQua
         last = codes_out and made.is_graph_output() and not made.uses()
         if last and _as_codes(quantizer) is not None:
             found[str(made.name)] = quantizer
-        nodes = _rounding(graph, given, quantizer, node.name or "", codes=str(made.name) in found)
+        dtype = _as_codes(quantizer) if to_integers else None
+        nodes = _rounding(graph, given, quantizer, dtype, node.name or "", codes=str(made.name) in found)
         new = nodes[-1].outputs[0]
         name = made.name
         model.insert_before(node, nodes)
@@ -153,11 +155,16 @@ def _as_codes(quantizer: UniformQuantizer) -> ir.DataType | None:
 
 
 def _rounding(
-    graph: OnnxGraph, given: ir.Value, quantizer: UniformQuantizer, name: str, *, codes: bool
+    graph: OnnxGraph,
+    given: ir.Value,
+    quantizer: UniformQuantizer,
+    dtype: ir.DataType | None,
+    name: str,
+    *,
+    codes: bool,
 ) -> list[ir.Node]:
     """The nodes that round a value, the last of which makes the result: codes, or what they stand for."""
     name = name.rpartition("/")[0]
-    dtype = _as_codes(quantizer)
     step, zero, most = np.float32(quantizer.step), quantizer.zero_point, 2**quantizer.bits - 1
     nodes: list[ir.Node] = []
 
@@ -168,7 +175,7 @@ def _rounding(
     def constant(what: str, value: float | np.float32, kind: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
         return _constant(graph, f"{name}.{what}", np.array(value), kind)
 
-    if dtype is None:  # a range far from zero: in the same steps, on floats
+    if dtype is None:  # in the same steps, on floats
         scaled = add("Round", add("Div", given, constant("scale", step)))
         clipped = add("Clip", scaled, constant("least", -zero), constant("most", most - zero))
         add("Mul", clipped, constant("scale", step))

@@ -24,7 +24,8 @@ _ALL = tuple(range(2, 17))
 class Carries:
     """What a head in the files of a backend may be made of, in bits.
 
-    ``weight_bits``: widths of weights that its files hold as integers. ``activation_bits``: widths of what crosses.
+    ``weight_bits``: widths of weights that are worth planning for: narrower ones than the least would take as much
+    room in its files and as much time. ``activation_bits``: widths of what crosses.
     ``activation_bits_inside``: widths that its runtime can compute in, as integers, within the head; none where it
     computes in floats.
     """
@@ -36,7 +37,10 @@ class Carries:
 
 OURS: dict[str, tuple[str, Carries]] = {
     "eager": ("qpart_fx.backends.eager:EagerBackend", Carries()),
+    "executorch": ("qpart_fx.backends.executorch:ExecutorchBackend", Carries(weight_bits=(8,))),
     "onnx": ("qpart_fx.backends.onnx:OnnxBackend", Carries()),
+    "openvino": ("qpart_fx.backends.openvino:OpenvinoBackend", Carries(weight_bits=(4, 8))),
+    "torch_export": ("qpart_fx.backends.torch_export:TorchExportBackend", Carries()),
 }
 """Where each of our backends lies, and what it carries."""
 

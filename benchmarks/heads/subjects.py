@@ -71,7 +71,8 @@ class _Block(nn.Module):
         )
         attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.mix(attended)
-        return x + self.down(nn.functional.gelu(self.up(self.second(x))))
+        made: Tensor = x + self.down(nn.functional.gelu(self.up(self.second(x))))
+        return made
 
 
 class UNet(nn.Module):
