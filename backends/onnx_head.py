@@ -58,7 +58,7 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
     for row in rows:
         row.pop("grad", None)  # only torch minds
     about = {} if plan is None else {"plan": PlanSummary.of(plan).to_record()}
-    record = {"outputs": outputs, "integers": integers}
+    record = {"outputs": outputs, **({"integers": integers} if integers else {})}
     return container.encode("head", {"graph": {"graph": record, "tensors": rows}, **about}, data)
 
 

@@ -209,7 +209,7 @@ def _session(head: Head, threads: int | None) -> Any:
 
 def _arrays(head: Head) -> dict[str, Array]:
     """What the graph takes its tensors from, by the names that it has for them."""
-    integers = read_checked(lambda: frozenset(head.graph["integers"]))
+    integers = read_checked(lambda: frozenset(head.graph.get("integers", ())))
     arrays: dict[str, Array] = {}
     for name, tensor in head.tensors.items():
         if name in integers:
