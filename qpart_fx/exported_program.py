@@ -63,7 +63,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], most: int | None = None) -
 
 
 def _with_plain_rounding(graph_module: GraphModule) -> GraphModule:
-    """The same graph over the same parts, but for what rounds: by numbers, which every runtime takes, not tensors."""
+    """The same graph over the same parts, but for what rounds: by numbers, not tensors, as every runtime takes it."""
     graph = Graph()
     graph.output(graph.graph_copy(graph_module.graph, {}))
     modules = dict(graph_module.named_modules())

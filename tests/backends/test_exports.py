@@ -204,6 +204,7 @@ def require_close(
         assert within.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_halves_in_float_are_equal(backend: str, network: str, tmp_path: Path) -> None:
     require_equal(halves(network), backend, network, tmp_path / "out")
@@ -218,6 +219,7 @@ def test_quantized_halves_are_equal(backend: str, network: str, rounding: str, t
     require_equal(split, backend, network, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 3, 5, 6, 9, 12, 16])
 @pytest.mark.parametrize("rounding", ["nearest", "compensated"])
 def test_at_every_width(backend: str, rounding: str, bits: int, tmp_path: Path) -> None:
