@@ -282,7 +282,8 @@ class Profile:
         )  # fmt: skip
         curve = self.noise_curve
         predicted = curve.drop_at(curve.noise_at(plan.predicted_drop or 0.0) * tuned.share)
-        split.plan = replace(with_bytes_of(plan, split.head), predicted_drop=predicted, tuned=True)
+        if tuned.share < 1:
+            split.plan = replace(with_bytes_of(plan, split.head), predicted_drop=predicted, tuned=True)
         return split
 
     def _compile_request(
