@@ -130,7 +130,7 @@ def plot(tools: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot, ticker
 
     networks = list(tools.get("ours", {}))
-    figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4.3), squeeze=False)
     for axis, network in zip(axes[0], networks, strict=True):
         part = "same source"
         for row, (tool, size) in {"ours": ROWS["ours"], "ours, tuned": ROWS["ours"], **ROWS}.items():
@@ -149,8 +149,8 @@ def plot(tools: dict[str, Any], path: Path) -> None:
         axis.axhline(1, color="grey", lw=0.5)
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("accuracy drop, points (same source)")
-    axes[0][0].legend(loc="upper right")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(ROWS) + 1)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
 
 

@@ -8,9 +8,10 @@ repository: they are no dependencies of the project. DIRECTORY is that of ``pyth
 networks, the samples to calibrate with and the samples to judge on, which no tool sees.
 
 Prints a line a setting and writes results/peers.json beside this file; earlier runs stay there until made again.
-Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing. Activations
-stay in float. Seconds are processor time of one core; nncodec's are those of the one setting, and do not tell how many
-have to be tried to meet an accuracy. It sees no data except in settings "by data": those use the calibration samples.
+Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing; the toolkit
+has no entropy coder, and ``coded_bytes`` are what its networks take with ours. Activations stay in float. Seconds are
+processor time of one core; nncodec's are those of the one setting, and do not tell how many have to be tried to meet an
+accuracy. It sees no data except in settings "by data": those use the calibration samples.
 """
 
 from __future__ import annotations

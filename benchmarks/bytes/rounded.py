@@ -91,7 +91,7 @@ class Rounded:
 class Learning:
     """How to round is learned in ``epochs`` of batches of ``batch`` images.
 
-    ``weighed_by``: whose Hessians weigh the losses of layers. ``"every image"``, for itself, is what the toolkit advises,
+    ``weighed_by``: whose Hessians weigh the losses of layers. ``"every image"``, for itself, is the toolkit's default,
     and takes a hundred backward passes an image; ``"32 images"``, for all; ``"nothing"``: layers weigh the same.
     """
 
