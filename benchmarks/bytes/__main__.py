@@ -33,6 +33,14 @@ NETWORKS = ("mnist", "resnet20", "mobilenet_v1")
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[2] / "docs" / "bytes.png"
 LIMITS = (0.001, 0.005, 0.01, 0.02, 0.03)
+ROWS = {
+    "ours": ("ours", "bytes"),
+    "nncodec": ("nncodec", "bytes"),
+    "model_compression_toolkit": ("model_compression_toolkit", "bytes"),
+    "model_compression_toolkit + our coder": ("model_compression_toolkit", "coded_bytes"),
+}
+"""Whose runs, and which of their sizes, are in a row of the table."""
+
 _SHOWN = 0.05
 """Drops above this are not in the picture."""
 
@@ -107,9 +115,9 @@ def compare() -> None:
         parts = sorted(tools["ours"][network]["runs"][0]["judged"])
         for part in parts:
             rows = []
-            for tool in ("ours", "nncodec", "model_compression_toolkit"):
+            for row, (tool, size) in ROWS.items():
                 runs = tools.get(tool, {}).get(network, {}).get("runs", [])
-                rows.append([tool, *(_fewest(runs, part, limit) for limit in LIMITS)])
+                rows.append([row, *(_fewest(runs, part, limit, size) for limit in LIMITS)])
             print_table(f"{network}, {part}: fewest bytes that lose at most", ["", *map(_percent, LIMITS)], rows)
     plot(tools, PICTURE)
 
@@ -122,18 +130,18 @@ def plot(tools: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot, ticker
 
     networks = list(tools.get("ours", {}))
-    figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(networks), figsize=(5 * len(networks), 4.3), squeeze=False)
     for axis, network in zip(axes[0], networks, strict=True):
         part = "same source"
-        for tool in ("ours", "ours, tuned", "nncodec", "model_compression_toolkit"):
-            runs = tools.get(tool.removesuffix(", tuned"), {}).get(network, {}).get("runs", [])
-            runs = [run for run in runs if run.get("tuned", False) == tool.endswith(", tuned")]
-            judged = [(run["judged"][part], run["bytes"]) for run in runs if part in run["judged"]]
-            points = [(found, size) for found, size in judged if found["drop"] < _SHOWN]
+        for row, (tool, size) in {"ours": ROWS["ours"], "ours, tuned": ROWS["ours"], **ROWS}.items():
+            runs = tools.get(tool, {}).get(network, {}).get("runs", [])
+            runs = [run for run in runs if run.get("tuned", False) == row.endswith(", tuned")]
+            judged = [(run["judged"][part], run[size]) for run in runs if part in run["judged"]]
+            points = [(found, at) for found, at in judged if found["drop"] < _SHOWN]
             drop = [100 * found["drop"] for found, _ in points]
             error = [100 * found["standard_error"] for found, _ in points]
-            style = "o-" if tool.startswith("ours") else "."
-            axis.errorbar([size for _, size in points], drop, yerr=error, fmt=style, label=tool, markersize=4, lw=1)
+            style = "o-" if tool == "ours" else "."
+            axis.errorbar([at for _, at in points], drop, yerr=error, fmt=style, label=row, markersize=4, lw=1)
         axis.set(title=network, xlabel="bytes of the file", xscale="log", ylim=(-0.5, 100 * _SHOWN))
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ticker.EngFormatter())
@@ -141,13 +149,13 @@ def plot(tools: dict[str, Any], path: Path) -> None:
         axis.axhline(1, color="grey", lw=0.5)
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("accuracy drop, points (same source)")
-    axes[0][0].legend(loc="upper right")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(ROWS) + 1)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
 
 
-def _fewest(runs: list[dict[str, Any]], part: str, limit: float) -> str:
-    sizes = [run["bytes"] for run in runs if part in run["judged"] and run["judged"][part]["drop"] <= limit]
+def _fewest(runs: list[dict[str, Any]], part: str, limit: float, size: str) -> str:
+    sizes = [run[size] for run in runs if part in run["judged"] and run["judged"][part]["drop"] <= limit]
     return f"{min(sizes):,}" if sizes else "-"
 
 

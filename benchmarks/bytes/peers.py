@@ -8,9 +8,10 @@ repository: they are no dependencies of the project. DIRECTORY is that of ``pyth
 networks, the samples to calibrate with and the samples to judge on, which no tool sees.
 
 Prints a line a setting and writes results/peers.json beside this file; earlier runs stay there until made again.
-Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing. Activations
-stay in float. Seconds are processor time of one core; nncodec's are those of the one setting, and do not tell how many
-have to be tried to meet an accuracy. It sees no data except in settings "by data": those use the calibration samples.
+Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing; the toolkit
+has no entropy coder, and ``coded_bytes`` are what its networks take with ours. Activations stay in float. Seconds are
+processor time of one core; nncodec's are those of the one setting, and do not tell how many have to be tried to meet an
+accuracy. It sees no data except in settings "by data": those use the calibration samples.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from benchmarks.planning.subjects import Subject, subject
 
 from .judging import Judge, summary
 
+WEIGHED_BY = ("every image", "32 images", "nothing")
 NETWORKS = ("mnist", "resnet20", "mobilenet_v1")
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 
@@ -49,16 +52,17 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="only these")
     parser.add_argument("--settings", nargs="+", help="only those of nncodec, by name")
     parser.add_argument("--bits", nargs="+", type=float, default=(4.0, 3.5, 3.0, 2.5), help="of a weight, on average")
-    parser.add_argument("--epochs", nargs="+", type=int, default=(0, 10), help="of rounding by gradients; 0: nearest")
-    parser.add_argument("--images", type=int, default=256, help="to calibrate with, at most (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1024, help="to calibrate with, at most (default: %(default)s)")
+    parser.add_argument("--epochs", nargs="+", type=int, default=(0, 50), help="of rounding by gradients; 0: nearest")
+    parser.add_argument("--batch", type=int, default=32, help="images a step of them (default: %(default)s)")
+    parser.add_argument("--weighed-by", choices=WEIGHED_BY, default=WEIGHED_BY[0], help="the rest takes less time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file (default: beside this script)")
     parser.add_argument("--codes", type=Path, help="a folder for the integers and scales that come out of the toolkit")
     options = parser.parse_args()
     torch.set_num_threads(1)  # processor times are compared
-    write_results(
-        options.results, "versions", {name: version(name) for name in ("nncodec", "model_compression_toolkit", "torch")}
-    )
-    for tool in [options.only] if options.only else TOOLS:
+    tools = [options.only] if options.only else list(TOOLS)
+    write_results(options.results, "versions", {name: version(name) for name in (*tools, "torch")})
+    for tool in tools:
         for network in options.networks:
             chosen = subject(options.directory, network)
             print(f"\n{tool}, {network}", flush=True)
@@ -99,25 +103,26 @@ def nncodec(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str, 
 
 
 def toolkit(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from .rounded import rounded
+    from .rounded import Learning, rounded
 
     judge = Judge(chosen)
     for epochs in options.epochs:
+        learning = Learning(epochs, options.batch, options.weighed_by) if epochs else None
         for bits in options.bits:
             with quiet():
-                found = rounded(chosen, bits, epochs, options.images)
+                found = rounded(chosen, bits, learning, options.images)
             if options.codes:
                 options.codes.mkdir(parents=True, exist_ok=True)
                 found.save(options.codes / f"{chosen.name}-{bits:g}-bits-{epochs}-epochs.npz")
             yield {
                 "setting": f"{epochs} epochs of rounding by gradients" if epochs else "nearest",
                 "bits": bits,
-                "epochs": epochs,
+                **(asdict(learning) if learning else {}),
                 "images": found.images,
                 "layer_bits": found.layer_bits,
                 "bytes": found.bytes,
                 "weight_bytes": found.weight_bytes,
-                "entropy_bytes": found.entropy_bytes,
+                "coded_bytes": found.coded_bytes,
                 "seconds": found.seconds,
                 "judged": judge(found.model),
             }

@@ -26,6 +26,7 @@ from model_compression_toolkit.target_platform_capabilities.tpc_models.imx500_tp
 from torch import Tensor, nn
 
 from benchmarks.planning.subjects import Subject, batches
+from qpart_fx.entropy_coding import encode
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 
@@ -38,6 +39,11 @@ class Layer:
     scales: np.ndarray[Any, np.dtype[np.float32]]
     bias: np.ndarray[Any, np.dtype[np.float32]]
     bits: int
+
+    @property
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The codes, shape (scales, codes of each)."""
+        return self.codes.reshape(len(self.scales), -1).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ class Rounded:
         return sum(math.ceil(layer.codes.size * layer.bits / 8) for layer in self.layers.values())
 
     @property
-    def entropy_bytes(self) -> float:
-        """As ``bytes``, with integers at each layer's entropy: what no coder without context goes below."""
-        return self._others + sum(entropy(layer.codes) for layer in self.layers.values())
-
-    @property
     def bytes(self) -> int:
         return self._others + self.weight_bytes
+
+    @property
+    def coded_bytes(self) -> int:
+        """As ``bytes``, with the integers coded as those of a head's file are, which the toolkit itself cannot."""
+        return self._others + sum(len(encode(layer.rows)) for layer in self.layers.values())
 
     @property
     def _others(self) -> int:
@@ -81,12 +87,25 @@ class Rounded:
         np.savez_compressed(path, **arrays)
 
 
-def rounded(subject: Subject, bits: float, epochs: int, most_images: int) -> Rounded:
-    """``subject`` with ``bits`` a weight on average; ``epochs`` of learning how to round, or 0 for the nearest."""
+@dataclass(frozen=True)
+class Learning:
+    """How to round is learned in ``epochs`` of batches of ``batch`` images.
+
+    ``weighed_by``: whose Hessians weigh the losses of layers. ``"every image"``, for itself, is the toolkit's default,
+    and takes a hundred backward passes an image; ``"32 images"``, for all; ``"nothing"``: layers weigh the same.
+    """
+
+    epochs: int
+    batch: int
+    weighed_by: str
+
+
+def rounded(subject: Subject, bits: float, learning: Learning | None, most_images: int) -> Rounded:
+    """``subject`` with ``bits`` a weight on average, rounded as learned, or to the nearest."""
     images = subject.calibration_data[0][:most_images]
 
     def data() -> Iterator[list[Tensor]]:
-        for batch, _ in batches((images, images)):
+        for batch, _ in batches((images, images), learning.batch if learning else 64):
             yield [batch]
 
     weights = sum(module.weight.numel() for module in _weighted(subject.model).values())
@@ -100,19 +119,17 @@ def rounded(subject: Subject, bits: float, epochs: int, most_images: int) -> Rou
     torch.manual_seed(0)
     start = process_time()
     model = copy.deepcopy(subject.model)
-    if epochs:
-        learning = mct.gptq.get_pytorch_gptq_config(n_epochs=epochs)
-        model, _ = mct.gptq.pytorch_gradient_post_training_quantization(model, data, gptq_config=learning, **settings)
+    if learning:
+        config = mct.gptq.get_pytorch_gptq_config(
+            n_epochs=learning.epochs,
+            use_hessian_based_weights=learning.weighed_by != "nothing",
+            use_hessian_sample_attention=learning.weighed_by == "every image",
+        )
+        model, _ = mct.gptq.pytorch_gradient_post_training_quantization(model, data, gptq_config=config, **settings)
     else:
         model, _ = mct.ptq.pytorch_post_training_quantization(model, data, **settings)
     spent = process_time() - start
     return Rounded(model.eval(), _layers(subject.model, model), len(images), spent)
-
-
-def entropy(codes: np.ndarray[Any, Any]) -> float:
-    """Bytes of ``codes`` at the entropy of their own histogram."""
-    counts = np.unique(codes, return_counts=True)[1]
-    return float(-(counts * np.log2(counts / codes.size)).sum() / 8)
 
 
 def _platform() -> Any:
