@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         help="time a saved split, or a device's head, on this machine",
         description="Time the parts of the split in FILE, and its head on a device's runtime, beside the whole model, "
-        "and say how many bytes they make. Of a head's file, what a device does with it; that needs no torch. Times are "
-        "medians of many runs, in which all take turns.",
+        "and say how many bytes they make. Of a head's file, what a device does with it; that needs no torch. Times "
+        "are medians of many runs, in which all take turns.",
     )
     bench.add_argument("file", type=Path, metavar="FILE")
     bench.add_argument("--batch", type=int, default=1, help="samples of a call (default: %(default)s)")
