@@ -195,7 +195,8 @@ def test_a_device_runs_heads_with_the_few_packages_of_its_extra(wheel: Path, tmp
     np.save(tmp_path / "images.npy", images(3).numpy())
     venv.create(tmp_path / "env", with_pip=True)
     interpreter = tmp_path / "env" / "bin" / "python"
-    command = [str(interpreter), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{wheel}[device]"]
+    pins = str(ROOT / "constraints.txt")
+    command = [str(interpreter), "-m", "pip", "install", "-q", "-c", pins, f"{wheel}[device]"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
