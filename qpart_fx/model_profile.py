@@ -396,9 +396,12 @@ class Profile:
         self, split: SplitModel, check: Sequence[Batch], confidence: float
     ) -> tuple[SplitModel, Evidence | None]:
         from .passes.verify_accuracy import verify_accuracy
+        from .samples_at_once import samples_at_once
 
         found = None
         if check and self.scorer is not None:
+            at_once = samples_at_once(self.graph, self.scorer)
+            check = [chunk for batch in check for chunk in batch.chunks(at_once)]
             found = verify_accuracy(self.graph, split, check, self.scorer, confidence=confidence)
             assert split.plan is not None
             needed = of_table = None

@@ -44,6 +44,9 @@ _RUNS_OF_LAYERS, _RUNS_OF_VALUES, _LEAST_MEASURED = 3, 2, 7
 """Times the calibration data, samples that measuring the noise may run, but for the least number of samples; a run from
 a layer on is half of one on average."""
 
+_KEPT_BACK = 4
+"""A run back keeps so many times what one forward does: its own values, copies of them, and gradients."""
+
 _HOPELESS = 0.5
 """Where noise is predicted to change so many answers at ``PREDICTED_FROM`` bits, fewer are not measured."""
 
@@ -101,7 +104,7 @@ def noise_tables(
     unbounded = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]  # masked by -inf, for example
     ranges = {name: ends for name, ends in ranges.items() if name not in unbounded}
     sensitivity = measure_sensitivity(
-        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * runs_over)), at_once), scorer,
+        graph, spread(batches, max(_LEAST_PROBED, int(_PROBED * runs_over)), max(1, at_once // _KEPT_BACK)), scorer,
         layers=layers, ranges=ranges, seed=seed, rounding=rounding,
         progress=lambda items: progress(items, "sensitivity"),
     )  # fmt: skip
