@@ -93,7 +93,7 @@ class _Blocks:
             errors=torch.empty_like(wanted),
             steps=by_group(steps),
             most=most,
-            drawn=by_group(_drawn_to_zero(weight, steps)),
+            drawn=by_group(drawn_to_zero(weight, steps)),
             takes=pad(along / diagonal[:, :, None], (0, more_columns, 0, more_columns, 0, more_alone)),
             excess=pad(excess, (0, more_columns, 0, more_alone)),
             shares=None if between is None else _shares(between, groups, size),
@@ -147,8 +147,8 @@ class _Blocks:
         least = -drawn
         for column in range(width):
             scaled = value[column] / steps
-            drawn_to_zero = torch.sub(scaled, scaled.clamp(least[column], drawn[column]), out=codes[column])
-            code = drawn_to_zero.round_().clamp_(-self.most, self.most)
+            lowered = torch.sub(scaled, scaled.clamp(least[column], drawn[column]), out=codes[column])
+            code = lowered.round_().clamp_(-self.most, self.most)
             value[column].addcmul_(code, steps, value=-1)
             value[column + 1 :].addcmul_(takes[column, column + 1 :], value[column], value=-1)
         self.errors[groups, blocks] = value.transpose(0, 1)
@@ -166,7 +166,7 @@ def _shares(factor: Tensor, groups: int, size: int) -> Tensor:
     return shares.reshape(groups, size, groups, size).permute(2, 0, 1, 3).contiguous()
 
 
-def _drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
+def drawn_to_zero(weight: Tensor, steps: Tensor) -> Tensor:
     """By how much of a step magnitudes are lowered before rounding, where errors matter half as much as elsewhere.
 
     A magnitude of k takes -k log2(t) bits by a Laplace model p(k) ~ t**|k|. Where noise costs 6 dB a bit, the k that is

@@ -51,6 +51,7 @@ def profile_graph(
     weights_hash: str,
     levels: tuple[float, ...],
     compensated: bool,
+    search: bool,
     largest_width: int,
     seed: int,
     progress: Progress,
@@ -60,7 +61,7 @@ def profile_graph(
     Args:
         model: its name. weights_hash: of its weights.
         compensated: whether weights are rounded so that their errors make up for each other, or as the paper does.
-        largest_width: of codes of weights, compensated ones.
+        search: whether compensated ones are searched for. largest_width: of their codes.
         progress: shows how far a pass over batches has come, with what it is called.
     """
     layers = {node.name: tuple(info(node).weights) for node in graph.graph.nodes if info(node).parameters}
@@ -78,7 +79,7 @@ def profile_graph(
             progress=lambda items: progress(items, "curvature"),
         )  # fmt: skip
         weights = {name: graph.get_parameter(name) for name in curvatures}
-        rounding = CompensatedRounding.of(weights, curvatures, largest_width)
+        rounding = CompensatedRounding.of(weights, curvatures, largest_width, search=search)
     weight_bits = _weight_bits(graph, layers, rounding)
     tables = noise_tables(
         graph, unseen, scorer,

@@ -12,7 +12,7 @@ YAQA, Tseng et al., arXiv:2505.22988, group by group). It needs a :class:`Curvat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .diagonal_rounding import rounded_codes
 from .noise import WIDTHS
+from .path_search import searched_codes
 from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
 from .resolution import LARGEST_WIDTH, RESOLUTIONS, width_of
 
@@ -48,6 +49,10 @@ apart holds for both together in part. All of it would cost a ResNet's last laye
 
 _COMPENSATED = 10
 """Up to this resolution errors are made up for; beyond, they are too small to matter."""
+
+
+RoundCodes = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
+"""As of :func:`~qpart_fx.diagonal_rounding.rounded_codes`."""
 
 
 class Rounding(Protocol):
@@ -139,19 +144,32 @@ class CompensatedRounding:
 
     @classmethod
     def of(
-        cls, weights: Mapping[str, Tensor], curvatures: Mapping[str, Curvature], largest_width: int = LARGEST_WIDTH
+        cls,
+        weights: Mapping[str, Tensor],
+        curvatures: Mapping[str, Curvature],
+        largest_width: int = LARGEST_WIDTH,
+        *,
+        search: bool = False,
     ) -> CompensatedRounding:
-        """Round ``weights`` at every resolution. One without a curvature is rounded as the paper does."""
+        """Round ``weights`` at every resolution. One without a curvature is rounded as the paper does.
+
+        Args:
+            search: over several ways to round each row, which takes several times as long.
+        """
         exponents: dict[str, Tensor] = {}
         codes: dict[str, Tensor] = {}
         for name, curvature in curvatures.items():
             weight = weights[name].detach().reshape(len(weights[name]), -1).float().cpu()
             if weight.numel():
-                exponents[name], codes[name] = _compensated(weight, curvature, largest_width)
+                exponents[name], codes[name] = _compensated(
+                    weight, curvature, largest_width, searched_codes if search else rounded_codes
+                )
         return cls(exponents, codes, largest_width)
 
 
-def _compensated(weight: Tensor, curvature: Curvature, largest_width: int) -> tuple[Tensor, Tensor]:
+def _compensated(
+    weight: Tensor, curvature: Curvature, largest_width: int, rounded: RoundCodes
+) -> tuple[Tensor, Tensor]:
     """Exponents and codes of one weight, shape (rows, n)."""
     columns, rows = _factors(curvature, _DAMPING)
     # What is left of each weight's error once those after it have made up for it, as a share of the whole.
@@ -164,8 +182,8 @@ def _compensated(weight: Tensor, curvature: Curvature, largest_width: int) -> tu
     compensated = sum(capped or resolution <= _COMPENSATED for resolution in RESOLUTIONS)
     most = torch.tensor([2.0 ** (width_of(resolution, largest_width) - 1) - 1 for resolution in RESOLUTIONS])
     codes = [
-        _codes(weight, exponents[:coarse], most[:coarse], *_factors(curvature, _COARSE_DAMPING)),
-        _codes(weight, exponents[coarse:compensated], most[coarse:compensated], columns, rows),
+        _codes(rounded, weight, exponents[:coarse], most[:coarse], *_factors(curvature, _COARSE_DAMPING)),
+        _codes(rounded, weight, exponents[coarse:compensated], most[coarse:compensated], columns, rows),
     ]
     return exponents, torch.cat(codes)
 
@@ -176,7 +194,9 @@ def _factors(curvature: Curvature, damping: float) -> tuple[list[Tensor], list[T
     return columns, [_factor(_correlation(block)[None], damping)[0] for block in curvature.rows]
 
 
-def _codes(weight: Tensor, exponents: Tensor, most: Tensor, columns: list[Tensor], rows: list[Tensor]) -> Tensor:
+def _codes(
+    rounded: RoundCodes, weight: Tensor, exponents: Tensor, most: Tensor, columns: list[Tensor], rows: list[Tensor]
+) -> Tensor:
     """At some resolutions, int16 of shape (resolutions, rows, n), by the factors of the curvature.
 
     Args:
@@ -187,7 +207,7 @@ def _codes(weight: Tensor, exponents: Tensor, most: Tensor, columns: list[Tensor
     apart: list[Tensor | None] = [*rows] or [None]
     for run, along in zip(_runs([factor.shape[-1] for factor in columns]), columns, strict=True):
         for here, between in zip(_runs([len(each) for each in rows] or [len(weight)]), apart, strict=True):
-            codes[:, here, run] = rounded_codes(
+            codes[:, here, run] = rounded(
                 weight[here, run], steps[:, here], most[:, None], _of(along, here), between, _GROUPS
             )
     return codes

@@ -22,7 +22,7 @@ def factor_of(size: int, count: int, seed: int) -> Tensor:
 def one_by_one(weight: Tensor, steps: Tensor, most: Tensor, along: Tensor, between: Tensor, size: int) -> Tensor:
     """Codes of one resolution, with steps of shape (rows,), groups of ``size`` rows; all in plain loops."""
     rows, columns = weight.shape
-    drawn = module._drawn_to_zero(weight, steps[None])[0].double()
+    drawn = module.drawn_to_zero(weight, steps[None])[0].double()
     weight, steps, along, between = weight.double(), steps.double(), along.double(), between.double()
     wanted, codes = weight.clone(), torch.zeros(rows, columns, dtype=torch.float64)
     for start in range(0, rows, size):
