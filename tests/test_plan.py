@@ -192,7 +192,7 @@ def test_a_layer_has_the_resolution_that_is_said_and_else_its_bits() -> None:
     rows = json.loads(PLAN.to_json())["layers"]
     older = [{key: value for key, value in row.items() if key != "resolution"} for row in rows]
     assert Plan.from_json(changed(layers=older)).layers == PLAN.layers
-    for bits, resolution in ((4, 4.5), (3, 3.3), (None, 4.0), (2, 1.5)):
+    for bits, resolution in ((6, 4.5), (3, 3.3), (None, 4.0), (2, 1.5)):
         with pytest.raises(ValueError, match="resolution"):
             PlannedLayer("first", "Linear", 1, 1, bits, resolution=resolution)
 
