@@ -146,7 +146,10 @@ def run_executorch(path: Path) -> Half:
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(path.read_bytes())
-    return lambda *inputs: [value.numpy().copy() for value in program.load_method("forward").execute([*inputs])]
+    return lambda *inputs: [
+        value.numpy().copy()
+        for value in program.load_method("forward").execute([value.contiguous() for value in inputs])
+    ]
 
 
 BACKENDS: Mapping[str, tuple[str, Callable[[Path], Half]]] = {
