@@ -8,13 +8,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from .backends.packed import unpack_split
 from .bench import DEVICE, Report, Settings, Stopwatch, measured
 from .container import decode
 from .errors import ArtifactError, MissingDependencyError, ModelError, RequestError
+from .graph_parts import with_parts
 from .inputs import example_inputs
 from .quantizer import FakeQuantize
 from .split_model import SplitModel
@@ -95,15 +96,8 @@ def _on_device(split: SplitModel, threads: int | None) -> tuple[bytes, HeadRunti
 
 def _unrounded(head: GraphModule) -> GraphModule:
     """The head over the same weights, without what rounds."""
-    graph = torch.fx.Graph()
-    placed: dict[torch.fx.Node, torch.fx.Node] = {}
-    graph.output(graph.graph_copy(head.graph, placed))
-    modules = dict(head.named_modules())
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], FakeQuantize):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    return GraphModule(head, graph)
+    rounding = [name for name, module in head.named_modules() if isinstance(module, FakeQuantize)]
+    return with_parts(head, {name: nn.Identity() for name in rounding})
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
 from .exporting import quiet
 from .failing_node import failure, require_no_opaque
-from .graph_parts import graph_module_of
+from .graph_parts import with_parts
 from .inputs import copied, require_tensors
 from .quantized import weight_quantizers
 from .quantizer import ChannelQuantizer, FakeQuantize, UniformQuantizer, WeightQuantizer
@@ -64,11 +64,9 @@ def _export(module: nn.Module, args: tuple[Any, ...], most: int | None = None) -
 
 def _with_plain_rounding(graph_module: GraphModule) -> GraphModule:
     """The same graph over the same parts, but for what rounds: by numbers, not tensors, as every runtime takes it."""
-    graph = Graph()
-    graph.output(graph.graph_copy(graph_module.graph, {}))
     modules = dict(graph_module.named_modules())
     made = {name: _Round(each.quantizer) for name, each in modules.items() if isinstance(each, FakeQuantize)}
-    return graph_module_of(graph, graph_module, type(graph_module).__name__, made)
+    return with_parts(graph_module, made)
 
 
 class _Round(nn.Module):

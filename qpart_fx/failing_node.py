@@ -148,7 +148,3 @@ def _part(
         return None
     graph.output(tuple(results))
     return graph_module_of(graph, graph_module, "Part"), copied(tuple(inputs))
-
-
-def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))

@@ -38,6 +38,20 @@ def graph_module_of(graph: Graph, model: nn.Module, name: str, made: Mapping[str
     return result
 
 
+def with_parts(graph_module: GraphModule, made: Mapping[str, nn.Module]) -> GraphModule:
+    """The same graph over the same parts, but for those ``made`` in place of some, by qualified name."""
+    graph = Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    return graph_module_of(graph, graph_module, type(graph_module).__name__, made)
+
+
+def operation(graph_module: GraphModule, node: Node) -> str:
+    """What a node calls, in a word: the type of a module, the name of a function or a method."""
+    if node.op == "call_module":
+        return type(graph_module.get_submodule(str(node.target))).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
 def _safe(path: str) -> str:
     first, *others = (part + "_" * keyword.iskeyword(part) for part in path.split("."))
     return ".".join([first + "_" * (first in _RESERVED), *others])

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch.fx import GraphModule, Node
 
 from .crossing import quantized_elements
+from .graph_parts import operation
 from .meta import TensorInfo, info
 
 BITS = 8
@@ -22,7 +22,7 @@ BITS = 8
 _PRODUCTS = frozenset("conv1d conv2d conv3d linear".split())
 _RECTIFIERS = frozenset("relu relu6 hardtanh".split())
 _SUMS_AND_POOLS = frozenset(
-    "add maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d adaptiveavgpool2d "
+    "add iadd maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d adaptiveavgpool2d "
     "adaptiveavgpool3d mean cat concat".split()
 )
 _MOVES = frozenset(
@@ -83,17 +83,5 @@ def _is_value(node: Node) -> bool:
 
 
 def _operation(graph: GraphModule, node: Node) -> str:
-    """What a node does, in a word, whichever of torch's names it goes by: ``nn.Conv2d`` and ``aten.conv2d.default`` are
-    ``conv2d``."""
-    if node.op == "call_module":
-        name = type(graph.get_submodule(str(node.target))).__name__
-    elif node.op == "call_method":
-        name = str(node.target)
-    elif node.op == "call_function":
-        if isinstance(node.target, torch._ops.OpOverload):
-            name = node.target.overloadpacket.__name__
-        else:
-            name = getattr(node.target, "__name__", "")
-    else:
-        return ""
-    return name.lower().replace("_", "").removeprefix("i" if name == "iadd" else "")
+    """Whichever of torch's names it goes by: ``nn.Conv2d`` and ``aten.conv2d.default`` are ``conv2d``."""
+    return operation(graph, node).partition(".")[0].lower().replace("_", "")

@@ -143,7 +143,7 @@ def lower_rounding(graph: OnnxGraph, *, codes_out: bool, to_integers: bool = Tru
         ir.convenience.replace_all_uses_with(made, new, replace_graph_outputs=True)
         model.remove(node, safe=True)
         new.name, new.shape = name, made.shape
-        new.type = nodes[-1].inputs[-1].type if str(name) in found else made.type  # type: ignore[union-attr]
+        new.type = ir.TensorType(dtype) if dtype is not None and str(name) in found else made.type
     graph.model.opset_imports.pop(DOMAIN, None)
     return found
 

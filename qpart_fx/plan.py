@@ -53,9 +53,8 @@ class PlannedLayer:
             object.__setattr__(self, "resolution", float(self.bits))
         if self.resolution not in (None, *RESOLUTIONS):
             raise ValueError(f"there is no resolution of {self.resolution} bits")
-        if (self.bits is None) != (self.resolution is None) or (
-            self.bits is not None and self.resolution is not None and self.bits > width_of(self.resolution)
-        ):
+        widest = None if self.resolution is None else width_of(self.resolution)
+        if (self.bits is None) != (widest is None) or (self.bits or 0) > (widest or 0):
             raise ValueError(f"codes of a resolution of {self.resolution} bits are not {self.bits} bits wide")
 
     @property

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from .calibration import HOW, Batch, spread
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points
 from .errors import CalibrationError
 from .exact_planner import ExactPlanner
+from .graph_parts import operation
 from .head_size import coded_bits, head_bits
 from .inputs import describe_inputs
 from .inside import BITS, values_inside
@@ -104,7 +105,7 @@ def profile_graph(
         layers=tuple(
             LayerProfile(
                 name=name,
-                operation=_operation(graph, nodes[name]),
+                operation=operation(graph, nodes[name]),
                 macs=info(nodes[name]).macs or 0,
                 parameters=info(nodes[name]).parameters,
                 activation_elements=info(nodes[name]).elements,
@@ -240,9 +241,3 @@ def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:
     if not bool(torch.isfinite(scores).all()):
         given = describe_inputs(batch.args, batch.kwargs)
         raise CalibrationError(f"the model's output is NaN or infinite on calibration inputs {given}: {HOW}")
-
-
-def _operation(graph: GraphModule, node: Node) -> str:
-    if node.op == "call_module":
-        return type(graph.get_submodule(str(node.target))).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -135,7 +135,16 @@ def _runtime(name: str, info: ValidationInfo) -> str:
         stored, sent = info.data["weight_bits"], info.data["activation_bits"]
         _carried(name, "weight_bits", stored)
         _carried(name, "activation_bits", stored if sent is None else sent)
+        if (inside := info.data.get("activation_bits_inside")) is not None:
+            _carried(name, "activation_bits_inside", (inside,))
     return name
+
+
+def _inside(bits: int | None, info: ValidationInfo) -> int | None:
+    widths = info.data.get("weight_bits", ())
+    if bits is not None and widths and min(widths) > bits:
+        raise ValueError(f"integer kernels take weights of {bits} bits at most, and weight_bits has none")
+    return bits
 
 
 def _carried(runtime: str, name: str, widths: tuple[int, ...], where: str = "") -> tuple[int, ...]:
@@ -171,19 +180,16 @@ class Device:
     memory_bytes: Annotated[int, Field(gt=0, le=1 << 60)] | None = None
     weight_bits: Widths = tuple(range(2, 17))
     activation_bits: Widths | None = None
-    activation_bits_inside: Literal[8] | None = None
+    activation_bits_inside: Annotated[Literal[8] | None, AfterValidator(_inside)] = None
     runtime: Annotated[str, AfterValidator(_runtime)] | None = None
 
     @property
     def storable_bits(self) -> tuple[int, ...]:
         """The widths that weights may have: integer kernels take none above 8."""
         inside = self.activation_bits_inside
+        if inside is not None:
+            self._carried("activation_bits_inside", (inside,))
         widths = tuple(bits for bits in self.weight_bits if inside is None or bits <= inside)
-        if not widths:
-            raise RequestError(
-                f"Device.weight_bits = {self.weight_bits}: kernels for activation_bits_inside = {inside} take weights "
-                f"of {inside} bits at most; add a width"
-            )
         return self._carried("weight_bits", widths)
 
     @property

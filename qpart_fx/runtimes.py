@@ -38,7 +38,7 @@ class Carries:
 OURS: dict[str, tuple[str, Carries]] = {
     "eager": ("qpart_fx.backends.eager:EagerBackend", Carries()),
     "executorch": ("qpart_fx.backends.executorch:ExecutorchBackend", Carries(weight_bits=(8,))),
-    "onnx": ("qpart_fx.backends.onnx:OnnxBackend", Carries()),
+    "onnx": ("qpart_fx.backends.onnx:OnnxBackend", Carries(activation_bits_inside=(8,))),
     "openvino": ("qpart_fx.backends.openvino:OpenvinoBackend", Carries(weight_bits=(4, 8))),
     "torch_export": ("qpart_fx.backends.torch_export:TorchExportBackend", Carries()),
 }

@@ -109,16 +109,22 @@ class SplitModel(nn.Module):
             return pack_head(self.head, self.plan)
         return pack_onnx_head(self.head, self.plan, self._inputs(example_inputs))
 
-    def packed_update(self, held: bytes) -> bytes:
+    def packed_update(self, held: bytes, *, example_inputs: Sequence[Any] | None = None) -> bytes:
         """What a device that holds the head's file ``held``, of the same model under another plan, downloads in place
-        of :meth:`packed_head`, and :func:`qpart_fx.head_update.apply_update` turns into it; never more than that.
+        of :meth:`packed_head` for the runtime that it is for, and :func:`qpart_fx.head_update.apply_update` turns into
+        it; never more than that.
+
+        Args:
+            example_inputs: as for :meth:`packed_head`.
 
         Raises:
             ArtifactError: ``held`` is damaged, or no head's file.
         """
+        from .head_file import ONNX_GRAPH, read_head
         from .head_update import make_update
 
-        return make_update(held, self.packed_head())
+        runtime = "onnx" if ONNX_GRAPH in read_head(held).tensors else "torch"
+        return make_update(held, self.packed_head(runtime, example_inputs=example_inputs))
 
     def pack_activation(self, payload: tuple[Any, ...], uplink_bps: float | None = None) -> bytes:
         """What crosses the wire for one call of the head, each tensor packed at its bits; or entropy-coded, where that
@@ -150,7 +156,7 @@ class SplitModel(nn.Module):
 
         Args:
             example_inputs: what the model is called with, for backends that trace it, two samples or more; by default
-                zeros of the shapes that it was captured with, which a split from a file does not know.
+                zeros of the shapes that it was captured with.
 
         Raises:
             RequestError: there is no such backend; the message names those there are. Or it needs example inputs.

@@ -94,7 +94,7 @@ def test_magnitudes_are_lowered_only_where_errors_matter_less_than_elsewhere() -
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_a_profile_that_searches_has_fewer_bytes_or_less_noise(between: bool) -> None:
+def test_a_search_leaves_less_noise_where_rows_make_up_for_each_other_or_not(between: bool) -> None:
     weight = weight_of(24, 48, 0)[0]
     along, rows = factor_of(48, 0), factor_of(24, 1)[0] if between else None
     steps, most = torch.tensor([[1.0], [0.25]]).repeat(1, 24), torch.full((2, 1), 1e4)

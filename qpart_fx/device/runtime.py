@@ -106,12 +106,15 @@ class HeadRuntime:
 
     Raises:
         ArtifactError: the file is damaged, of another version, for PyTorch, or calls what this onnxruntime has not.
+        RequestError: ``threads`` is no number above 0.
     """
 
     plan: PlanSummary | None
     inputs: tuple[Input, ...]
 
     def __init__(self, content: bytes, *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise RequestError(f"threads = {threads}: give a number above 0, or None for as many as there are cores")
         head = read_head(content)
         if ONNX_GRAPH not in head.tensors:
             raise ArtifactError('this head is for PyTorch: have it packed with packed_head(runtime="onnx")')

@@ -16,7 +16,7 @@ from torch import Tensor
 import qpart_fx as qpart
 from qpart_fx import RequestError
 from qpart_fx.device import HeadRuntime, Input, unpack_arrays
-from qpart_fx.head_update import apply_update, make_update
+from qpart_fx.head_update import apply_update
 from qpart_fx.quantized import payload_quantizers
 from qpart_fx.quantizer import UniformQuantizer
 from tests.device.heads import Case, plain, rounded
@@ -219,7 +219,7 @@ def test_the_file_is_the_same_each_time() -> None:
 
 def test_a_device_that_holds_a_head_downloads_what_differs() -> None:
     held, case = rounded("residual", "relu_1", 8, (8,)), rounded("residual", "relu_1", 8, (6,))
-    update = make_update(held.packed(), case.packed())
+    update = case.split.packed_update(held.packed())
     assert len(update) < len(case.packed())
     made = apply_update(held.packed(), update)
     assert made == case.packed()
