@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .confidence import drop_upper_bound, drop_upper_bound_at, samples_needed
 from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
@@ -19,7 +18,6 @@ from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
 from .plans import Plans, plan_all
 from .request import Request
-from .risk_shares import risk_share
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from .calibration import Batch
     from .cut_graph import CutGraph
     from .passes.capture import CaptureReport
-    from .passes.verify_accuracy import Evidence
     from .rounding import Rounding
     from .scores import Scorer
     from .split_model import SplitModel
@@ -37,20 +34,6 @@ METHODS = ("exact", "paper")
 """``"exact"``: proven best over every cut of the graph and every choice of bits. ``"paper"``: Algorithms 1 and 2 of the
 paper as written, the reference that other methods are compared with; its bytes are those of eq. 14, and with a profile
 of ``rounding="nearest"`` its quantizer is the paper's as well."""
-
-_CONFIDENCE = 0.95
-
-_ATTEMPTS = 10
-"""Plans that are tried at most for one request."""
-
-_ROOM = 2
-"""Losses that a plan may have and still be proven, where a proof is asked for: without any, only luck proves it."""
-
-_LEFT_BY_TUNING = 0.8
-"""Of the noise of a plan, about: what tuning leaves lies between 0.6 and 0.9."""
-
-_LIKELY = 0.8
-"""The confidence that is asked of a plan where the samples are too few for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +231,16 @@ class Profile:
             RequestError: the plan is for another model, or there is no such cut.
             CalibrationError: ``calibration`` is broken or does not fit the model.
         """
+        from .plan_compiler import PlanCompiler
+
         check = self.check if calibration is None else self._read(calibration)
         samples = self._samples_to_tune(tune)
+        compiler = PlanCompiler(self, self._exact, check, samples, progress)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
-            return self._measured(self._lowered(plan_or_request, samples, progress), check, _CONFIDENCE)[0]
-        return self._compile_request(plan_or_request, cut, method, check, samples, progress)
+            return compiler.of_plan(plan_or_request)
+        request = plan_or_request
+        return compiler.of_request(request, self._planner(method), partial(self._best, request, cut, method))
 
     def _samples_to_tune(self, tune: bool | Iterable[Any]) -> Sequence[Batch] | None:
         """Those that are asked for; None where none are."""
@@ -267,70 +254,6 @@ class Profile:
         if not samples or self.scorer is None:
             raise RequestError("tune: a profile from a file has no samples of its own; give batches, tune=loader")
         return samples
-
-    def _lowered(self, plan: Plan, tune: Sequence[Batch] | None, progress: bool) -> SplitModel:
-        from .lower import lower, with_bytes_of
-        from .passes.tune_weights import tune_weights
-        from .progress import progress_bar
-
-        split = lower(self.graph, plan, self.ranges, self.inside, self.rounding, self.scorer)
-        if tune is None or self.scorer is None:
-            return split
-        tuned = tune_weights(
-            split.head, split.tail, self.graph, tune, self.scorer,
-            seed=0, progress=lambda items: progress_bar(items, "tuning", enabled=progress),
-        )  # fmt: skip
-        curve = self.noise_curve
-        predicted = curve.drop_at(curve.noise_at(plan.predicted_drop or 0.0) * tuned.share)
-        if tuned.share < 1:
-            split.plan = replace(with_bytes_of(plan, split.head), predicted_drop=predicted, tuned=True)
-        return split
-
-    def _compile_request(
-        self,
-        request: Request,
-        cut: str | Sequence[str] | None,
-        method: str,
-        check: Sequence[Batch],
-        tune: Sequence[Batch] | None,
-        progress: bool,
-    ) -> SplitModel:
-        """The cheapest plan that holds what ``request`` asks, as surely as the held-out samples can tell.
-
-        Plans are tried from the cheapest on, each predicted to lose less than the one before.
-        """
-        budget, planner = request.max_accuracy_drop, self._planner(method)
-        drop = planner.first_drop(request)
-        if tune is not None:
-            drop = self.noise_curve.drop_at(self.noise_curve.noise_at(drop) / _LEFT_BY_TUNING)
-        safest: tuple[float, SplitModel] | None = None
-        risk = 1 - _CONFIDENCE
-        for _ in range(_ATTEMPTS):
-            plan = self._best(request, cut, method, drop)
-            # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
-            risk /= 2
-            split, found = self._measured(self._lowered(plan, tune, progress), check, 1 - risk)
-            if found is None or _holds(found, budget, 1 - risk):
-                return split
-            bound = found.drop if found.upper_bound is None else found.upper_bound
-            if safest is None or bound < safest[0]:
-                safest = bound, split
-            if (stricter := planner.stricter_drop(drop)) is None:
-                break
-            drop = stricter
-        assert safest is not None
-        assert safest[1].plan is not None
-        nearest = safest[1].plan
-        assert nearest.measured_drop is not None
-        if nearest.measured_drop <= budget:
-            return safest[1]
-        raise InfeasibleError(
-            f"no plan keeps max_accuracy_drop = {budget}: even the safest that was tried lost "
-            f"{nearest.measured_drop:.4f} on {nearest.samples} held-out samples; allow a larger drop, or profile with "
-            "stricter levels=",
-            limit="max_accuracy_drop",
-            nearest=nearest,
-        )
 
     @cached_property
     def _paper(self) -> PaperPlanner:
@@ -392,36 +315,6 @@ class Profile:
         device = device_of(self.graph)
         return [batch.to(device) for batch in read_batches(calibration, max_samples=sys.maxsize)]
 
-    def _measured(
-        self, split: SplitModel, check: Sequence[Batch], confidence: float
-    ) -> tuple[SplitModel, Evidence | None]:
-        from .passes.verify_accuracy import verify_accuracy
-        from .samples_at_once import samples_at_once
-
-        found = None
-        if check and self.scorer is not None:
-            at_once = samples_at_once(self.graph, self.scorer)
-            check = [chunk for batch in check for chunk in batch.chunks(at_once)]
-            found = verify_accuracy(self.graph, split, check, self.scorer, confidence=confidence)
-            assert split.plan is not None
-            needed = of_table = None
-            if found.lost is not None and found.gained is not None and found.samples:
-                rates = found.lost / found.samples, found.gained / found.samples
-                needed = samples_needed(split.plan.max_accuracy_drop, confidence, *rates)
-                if not split.plan.tuned:  # the table has the plans as they are
-                    risk = (1 - _CONFIDENCE) * risk_share(self._exact, split.plan)
-                    of_table = drop_upper_bound_at(found.lost, found.gained, found.samples, risk)
-            split.plan = split.plan.with_evidence(
-                measured_drop=found.drop,
-                drop_upper_bound=found.upper_bound,
-                table_drop_upper_bound=of_table,
-                confidence=_CONFIDENCE,
-                samples=found.samples,
-                samples_needed=needed,
-                labelled=found.labelled,
-            )
-        return split, found
-
     def save(self, path: str | Path) -> None:
         """Write the profile, its graph and its weights to one file, which :func:`qpart_fx.load` reads back."""
         from .profile_file import save_profile
@@ -438,16 +331,3 @@ def _place_of(names: str | Sequence[str], cuts: Sequence[Cut]) -> int:
             return index
     known = "; ".join(", ".join(cut.crossing) for cut in cuts[:: max(1, len(cuts) // 20)])
     raise RequestError(f"cut: {', '.join(sorted(wanted))} is none of the {len(cuts)} profiled cuts, such as: {known}")
-
-
-def _holds(found: Evidence, budget: float, confidence: float) -> bool:
-    """Whether the samples show that the budget is kept: with ``confidence`` if as many can show it with room for a few
-    losses, else with what they can."""
-    if found.drop > budget:
-        return False
-    if found.lost is None or found.gained is None:
-        return True
-    proof = drop_upper_bound(min(_ROOM, found.samples), 0, found.samples, 1 - (1 - _CONFIDENCE) / 8) <= budget
-    if proof or drop_upper_bound(0, 0, found.samples, _LIKELY) <= budget:
-        return drop_upper_bound(found.lost, found.gained, found.samples, confidence if proof else _LIKELY) <= budget
-    return True
