@@ -68,11 +68,10 @@ def dequantize(graph: OnnxGraph, name: str, codes: Codes) -> tuple[ir.Value, ir.
     model = graph.model.graph
     of_codes = ir.Value(name=f"{name}.codes", type=ir.TensorType(codes.dtype), shape=ir.Shape(codes.values.shape))
     of_scale = ir.Value(name=f"{name}.scale", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(codes.scale.shape))
-    inputs = [of_codes, of_scale]
-    if codes.zero or codes.dtype in _UNSIGNED.values():
-        inputs.append(_constant(graph, f"{name}.zero", np.array(codes.zero), codes.dtype))
+    # Without zero points onnxruntime would multiply by Gemm in floats, or add one of the wrong shape for exact kernels.
+    of_zero = _constant(graph, f"{name}.zero", np.full(codes.scale.shape, codes.zero), codes.dtype)
     attributes = [ir.AttrInt64("axis", 0)] if codes.scale.ndim else []
-    node = ir.Node("", "DequantizeLinear", inputs, attributes, name=f"{name}/DequantizeLinear")
+    node = ir.Node("", "DequantizeLinear", [of_codes, of_scale, of_zero], attributes, name=f"{name}/DequantizeLinear")
     model.inputs.remove(weight)
     model.inputs.extend([of_codes, of_scale])
     (made,) = node.outputs

@@ -105,6 +105,21 @@ def test_the_device_multiplies_the_codes(profile: qpart.Profile) -> None:
     assert agree >= 0.98
 
 
+def test_the_largest_codes_are_multiplied_exactly(profile: qpart.Profile) -> None:
+    """Kernels of some processors clip sums of products of 8 bits: onnxruntime is told to take others then."""
+    plan = profile.plan(INTEGERS, cut="output")
+    finest = replace(plan, layers=tuple(replace(layer, bits=8, resolution=16.0) for layer in plan.layers))
+    split = profile.compile(finest)
+    quantizers = weight_quantizers(split.head)
+    assert all(int(each.encode(split.head.get_parameter(name)).abs().max()) > 63 for name, each in quantizers.items())
+    x = images(50, seed=3)
+    with torch.no_grad():
+        (expected,) = split.head(x)
+    (found,) = HeadRuntime(split.packed_head("onnx"))(x.numpy())
+    step = np.diff(np.unique(expected.numpy())).min()
+    assert np.abs(found - expected.numpy()).max() < 4 * step
+
+
 def test_a_profile_from_a_file_plans_and_lowers_alike(profile: qpart.Profile, tmp_path: Path) -> None:
     profile.save(tmp_path / "profile.qpart")
     again = qpart.load(tmp_path / "profile.qpart")
