@@ -10,24 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
+from qpart_fx.answers import CERTAIN, Answers
 from qpart_fx.calibration import Batch
-from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_rivals
+from qpart_fx.drop_curve import DropCurve, curve_of_answers, curve_of_levels
 from qpart_fx.inputs import positional
 from qpart_fx.quantized import rounded_weights
 from qpart_fx.rounding import NEAREST, Rounding
-from qpart_fx.scores import ClassScores, Scorer
+from qpart_fx.scores import Scorer
 from qpart_fx.solver.allocate import Relaxation
 
 Floats = NDArray[np.float64]
 Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
 
-_DROPS = (0.002, 0.006, 0.02, 0.06)
-"""What the plans for class scores should about cost."""
+_FLIPS = (0.002, 0.006, 0.02, 0.06)
+"""The share of answers that the plans for class scores should about change."""
+
+_FLIPS_OF_DOUBT = (0.006, 0.02, 0.06, 0.2)
+"""The same where a change costs less than an answer: these lose between some tenths of a percent and some percent."""
 
 _UNIFORM = (8, 6, 5, 4, 3)
 """Other scores have no margins to choose plans by: as much noise as these widths everywhere."""
-
-_RIVALS = 10
 
 
 @torch.no_grad()
@@ -42,6 +44,7 @@ def measure_drop(
     white: DropCurve,
     progress: Progress,
     rounding: Rounding = NEAREST,
+    answers: Answers | None = None,
 ) -> DropCurve:
     """The accuracy that is lost over the noise that is predicted; ``white`` where that cannot be measured.
 
@@ -50,28 +53,28 @@ def measure_drop(
     Args:
         layers: node -> the names of its weights. weight_bits, noise: predicted, of each at each resolution of
             ``rounding``.
-        white: what white noise would cost.
+        white: the share of answers that white noise would change.
+        answers: of the network, where it scores classes; to more samples than ``batches`` has.
     """
     relaxation = Relaxation.of(weight_bits, noise)
-    classes = isinstance(scorer, ClassScores)
     budgets = (
-        [white.noise_at(drop) for drop in _DROPS]
-        if classes
+        [white.noise_at(share) for share in (_FLIPS if answers.temperature == CERTAIN else _FLIPS_OF_DOUBT)]
+        if answers is not None
         else [float(noise[:, rounding.resolutions.index(bits)].sum()) for bits in _UNIFORM]
     )
     plans = [plan for budget in budgets if (plan := relaxation.rounded(budget)) is not None and plan.noise > 0]
     measured, drop = np.zeros(len(plans)), np.zeros(len(plans))
-    margins: list[Floats] = []
+    squares = np.zeros(len(plans))  # of what each answer loses, summed
     changes: list[list[Floats]] = [[] for _ in plans]
     samples = 0
     for batch in progress(batches):
         inputs = positional(graph_module, batch.args, batch.kwargs)
         clean = graph_module(*inputs)
         samples += batch.size
-        if classes:
+        if answers is not None:
             scores = scorer.scores(clean).double()
-            best = scores.topk(min(_RIVALS + 1, scores.shape[1]), dim=1)
-            margins.append((best.values[:, :1] - best.values[:, 1:]).cpu().numpy())
+            best = scores.topk(1 + answers.margins.shape[1], dim=1).indices
+            chances = answers.chances(scores)
         for place, plan in enumerate(plans):
             with ExitStack() as stack:
                 for option, weights in zip(plan.options, layers.values(), strict=True):
@@ -79,17 +82,22 @@ def measure_drop(
                     stack.enter_context(rounded_weights(graph_module, weights, resolution, rounding))
                 output = graph_module(*positional(graph_module, batch.args, batch.kwargs))
             measured[place] += scorer.noise(clean, output).sum()
-            drop[place] += scorer.drop(clean, output, batch) * batch.size
-            if classes:
-                change = (scorer.scores(output).double() - scores).gather(1, best.indices)
-                changes[place].append((change[:, :1] - change[:, 1:]).cpu().numpy())
+            if answers is None:
+                drop[place] += scorer.drop(clean, output, batch) * batch.size
+                continue
+            noisy = scorer.scores(output).double()
+            change = (noisy - scores).gather(1, best)
+            changes[place].append((change[:, :1] - change[:, 1:]).cpu().numpy())
+            lost = chances.gather(1, best[:, :1]) - chances.gather(1, noisy.argmax(1, keepdim=True))
+            drop[place] += float(lost.sum())
+            squares[place] += float(lost.square().sum())
     measured, drop = measured / samples, drop / samples
     predicted = np.array([plan.noise for plan in plans])
     usable = [place for place in np.argsort(predicted) if measured[place] > 0 and np.isfinite(measured[place])]
     usable = [
         place for number, place in enumerate(usable) if not number or predicted[place] > predicted[usable[number - 1]]
     ]
-    if not classes:
+    if answers is None:
         return curve_of_levels(predicted[usable], drop[usable]) or white
     if not usable:
         return white
@@ -100,7 +108,8 @@ def measure_drop(
     if not (spread > 0).all():
         return white
     falls = [-each / np.sqrt(measured[place] * spread) for each, place in zip(seen, usable, strict=True)]
-    return curve_of_rivals(
-        np.concatenate(margins), spread, np.array(falls),
-        predicted[usable], np.maximum.accumulate(measured[usable]), drop[usable],
+    counts = np.square(drop * samples) / np.maximum(squares, 1e-300)
+    return curve_of_answers(
+        answers, spread, np.array(falls), predicted[usable], np.maximum.accumulate(measured[usable]),
+        drop[usable], counts[usable],
     )  # fmt: skip

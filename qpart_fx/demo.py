@@ -144,10 +144,10 @@ def requests() -> Iterator[tuple[str, str, Request]]:
     )
     yield (
         "strict_accuracy",
-        "a small device that may lose one answer in a thousand, has 48 kB of memory, and pays a dear server",
+        "a small device that may lose one answer in a thousand, has 32 kB of memory, and pays a dear server",
         Request(
             max_accuracy_drop=0.001,
-            device=Device(clock_hz=400e6, cycles_per_mac=1, kappa=1e-28, memory_bytes=48_000),
+            device=Device(clock_hz=400e6, cycles_per_mac=1, kappa=1e-28, memory_bytes=32_000),
             server=Server(clock_hz=3e9, cycles_per_mac=1.25, price_per_s=200.0),
             link=Link(uplink_bps=1e6, downlink_bps=5e6, round_trip_s=0.005, transmit_power_w=0.8),
             inferences_per_download=10_000,

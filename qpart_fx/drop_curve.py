@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from .answers import CERTAIN, Answers
 from .errors import CalibrationError
 
 Floats = NDArray[np.float64]
@@ -29,15 +30,19 @@ class DropCurve:
 
     ``measured``: the noise that whole plans really make when their layers alone add up to ``noise``: less, where the
     network saturates, or more, where one layer's error opens the way for another's. As ``noise`` if not given.
+    ``flipped``: the share of answers that change, of which some were wrong. As ``drop`` if not given.
     """
 
     noise: Floats
     drop: Floats
     measured: Floats = field(default_factory=lambda: np.zeros(0))
+    flipped: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not len(self.measured):
             object.__setattr__(self, "measured", self.noise)
+        if not len(self.flipped):
+            object.__setattr__(self, "flipped", self.drop)
 
     def drop_at(self, noise: float) -> float:
         """The drop that ``noise`` causes; 0 without noise."""
@@ -51,6 +56,12 @@ class DropCurve:
             return 0.0
         factors = np.log(self.measured / self.noise)
         return noise * math.exp(float(np.interp(math.log(noise), np.log(self.noise), factors)))
+
+    def flipped_at(self, noise: float) -> float:
+        """The share of answers that ``noise`` changes."""
+        if noise <= 0:
+            return 0.0
+        return float(np.interp(math.log(noise), np.log(self.noise), self.flipped))
 
     def noise_at(self, drop: float) -> float:
         """The noise that causes ``drop``; at the ends of what was measured, the noise there."""
@@ -77,13 +88,13 @@ def curve_of_margins(margins: Floats, classes: int) -> DropCurve:
         raise CalibrationError("the model scores its two best classes alike on all calibration samples: is it trained?")
     deviation = scale * np.logspace(-4, 2, _POINTS)
     drop = ndtr(-margins[None, :] / deviation[:, None]).mean(axis=1)
-    return DropCurve(noise=deviation**2 * classes / 2, drop=_continued(deviation, drop, len(margins)))
+    return DropCurve(noise=deviation**2 * classes / 2, drop=_continued(deviation, drop, drop, len(margins), CERTAIN))
 
 
-def curve_of_rivals(
-    margins: Floats, spread: Floats, falls: Floats, predicted: Floats, measured: Floats, flips: Floats
+def curve_of_answers(
+    answers: Answers, spread: Floats, falls: Floats, predicted: Floats, measured: Floats, lost: Floats, counts: Floats
 ) -> DropCurve:
-    """The share of answers that noise flips, from noise that was seen: that of some plans, run on the calibration data.
+    """The accuracy that noise costs, from noise that was seen: that of some plans, run on some of the samples.
 
     The noise of a quantized network is not white: it differs between a class and its rivals, some samples get much more
     of it than others, and it is now more, now less than the sum of what each layer makes alone. A margin d to the r-th
@@ -92,59 +103,75 @@ def curve_of_rivals(
     rivals for independent counts answers again that several of them overtake.
 
     Args:
-        margins: of the best class over its rivals, nearest first, shape (samples, rivals).
-        spread: mean squared change of those margins, for a noise of 1, shape (rivals,).
-        falls: by how many standard deviations they fell under each plan, shape (plans, samples, rivals).
+        spread: mean squared change of the margins to each rival, for a noise of 1, shape (rivals,).
+        falls: by how many standard deviations they fell under each plan, shape (plans, some samples, rivals).
         predicted, measured: noise of the plans, predicted and as it was, both rising; shape (plans,).
-        flips: the share of answers that each plan flipped of those samples; shape (plans,).
+        lost: the accuracy that the changed answers of each plan cost, a fraction; shape (plans,).
+        counts: of how many changes alike that is the sum, which says how sure it is; shape (plans,).
     """
+    margins = answers.margins
     scale = float(np.median(margins[:, 0])) or float(np.max(margins))
     deviation = scale * np.logspace(-4, 2, _POINTS)  # of the change of the nearest margin
     noise = deviation**2 / spread[0]
     # From noise as it is to noise as it is predicted; it has to rise as well.
     factor = np.interp(np.log(noise), np.log(measured), np.log(measured / predicted))
-    needed = np.square(margins) / spread
-    shifts = np.unique(np.linspace(0, len(margins), _OTHERS, endpoint=False, dtype=np.int64))
-    drop = np.mean([_fallen(noise, needed, np.roll(falls, shift, axis=1)) for shift in shifts], axis=0)
-    drop = _continued(deviation, drop, len(margins))
-    off = _unexplained(flips, np.interp(measured, noise, drop), len(margins))
-    drop = np.minimum(drop * np.exp(np.interp(np.log(noise), np.log(measured), off)), 1.0)
+    drop, flipped = _fallen(noise, answers, spread, falls)
+    drop = _continued(deviation, drop, flipped, len(margins), answers.temperature)
+    flipped = _continued(deviation, flipped, flipped, len(margins), CERTAIN)
+    off = np.interp(np.log(noise), np.log(measured), _unexplained(lost, counts, np.interp(measured, noise, drop)))
+    drop, flipped = (np.maximum.accumulate(np.minimum(each * np.exp(off), 1.0)) for each in (drop, flipped))
     return DropCurve(
-        noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=np.maximum.accumulate(drop), measured=noise
-    )
+        noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=drop, measured=noise,
+        flipped=np.maximum(drop, flipped),
+    )  # fmt: skip
 
 
-def _fallen(noise: Floats, needed: Floats, falls: Floats) -> Floats:
-    """The share of samples, over all plans, of which a margin has fallen below nothing at each ``noise``.
+def _fallen(noise: Floats, answers: Answers, spread: Floats, falls: Floats) -> tuple[Floats, Floats]:
+    """What the samples lose at each ``noise`` of which a margin has fallen below nothing, and how many those are:
+    shares of all, over all plans; each with the falls of many others."""
+    needed = np.square(answers.margins) / spread  # the noise at which a fall of one deviation is all of a margin
+    samples = np.arange(len(needed))
+    lost, fallen = np.zeros(len(noise)), np.zeros(len(noise))
+    shifts = np.unique(np.linspace(0, falls.shape[1], _OTHERS, endpoint=False, dtype=np.int64))
+    for shift in shifts:
+        of_others = falls[:, (samples + shift) % falls.shape[1]]
+        at = np.divide(needed, np.square(of_others), out=np.full(of_others.shape, np.inf), where=of_others > 0)
+        rival = at.argmin(axis=2)
+        first = np.take_along_axis(at, rival[:, :, None], axis=2).ravel()
+        order = np.argsort(first, kind="stable")
+        count = np.searchsorted(first[order], noise, side="right")
+        costs = np.concatenate([[0.0], np.cumsum(answers.worth[samples, rival].ravel()[order])])
+        lost += costs[count] / first.size / len(shifts)
+        fallen += count / first.size / len(shifts)
+    return lost, fallen
 
-    Args:
-        needed: the noise at which a fall of one deviation is all of a margin, shape (samples, rivals).
-    """
-    least = np.divide(needed, np.square(falls), out=np.full(falls.shape, np.inf), where=falls > 0).min(axis=2)
-    return np.asarray(np.searchsorted(np.sort(least, axis=None), noise) / least.size)
 
-
-def _unexplained(flips: Floats, expected: Floats, samples: int) -> Floats:
-    """By what factor, its logarithm, shares of flips are off in so far as chance does not explain it.
+def _unexplained(lost: Floats, counts: Floats, expected: Floats) -> Floats:
+    """By what factor, its logarithm, losses are off in so far as chance does not explain it.
 
     Margins that fall far are not any margins: a layer may stretch all scores, and flip none. Shrunk as by James and
     Stein; a count of n is off by its root. Half of the way down only: another plan of equal noise may stretch less.
     """
-    count = np.maximum(flips * samples, 1.0)
-    ratio = np.log(count / (np.maximum(expected, 1e-12) * samples))
-    unlikely = np.maximum(0.0, 1 - 1 / (count * np.maximum(ratio**2, 1e-12)))
-    return np.where(flips > 0, ratio * unlikely * np.where(ratio < 0, 0.5, 1.0), 0.0)
+    ratio = np.log(np.maximum(lost, 1e-12) / np.maximum(expected, 1e-12))
+    unlikely = np.maximum(0.0, 1 - 1 / (np.maximum(counts, 1.0) * np.maximum(ratio**2, 1e-12)))
+    return np.where(lost > 0, ratio * unlikely * np.where(ratio < 0, 0.5, 1.0), 0.0)
 
 
-def _continued(deviation: Floats, drop: Floats, samples: int) -> Floats:
-    """``drop``, never falling, and where it is a share of few samples proportional to the ``deviation``.
+def _continued(deviation: Floats, drop: Floats, flipped: Floats, samples: int, temperature: float) -> Floats:
+    """``drop``, never falling, and where it is that of few samples as margins near zero make it.
 
-    Margins near zero are about equally likely, so that flips are proportional to the noise's standard deviation; which
-    few samples happen to lie nearest to zero says less.
+    Those are about equally likely, so that flips are proportional to the noise's ``deviation``; which few samples
+    happen to lie nearest to zero says less. Each costs in proportion to its margin where that is far below the
+    ``temperature``.
+
+    Args:
+        flipped: the share of samples that makes the drop.
     """
     drop = np.maximum.accumulate(drop)
-    first = min(int(np.searchsorted(drop, min(_FEW / samples, _SMALL))), len(drop) - 1)
-    drop[:first] = drop[first] * deviation[:first] / deviation[first]
+    few = np.searchsorted(np.maximum.accumulate(flipped), min(_FEW / samples, _SMALL))
+    first = min(int(few), len(drop) - 1)
+    like = deviation**2 / (deviation + 2 * temperature)
+    drop[:first] = drop[first] * like[:first] / like[first]
     return np.asarray(drop)
 
 

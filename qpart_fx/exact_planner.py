@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Integers = NDArray[np.int64]
 
-_STEP = 0.6
+_STEP = 0.8
 """How much less is planned for when a plan lost more than it should."""
 
 

@@ -213,8 +213,9 @@ class Profile:
     ) -> SplitModel:
         """Lower a plan, or the plan for a request, to a split model, and measure what it loses on held-out samples.
 
-        For a request, a plan that loses more than its budget there, or is not shown to keep it though as many samples
-        could show it, is replaced by a stricter one. The bound on the drop allows for the number of plans tried.
+        For a request, a plan that loses more than its budget there is replaced by a stricter one. Where the samples are
+        enough to prove that the budget is kept, at the price of half of it at most, so is one that they do not prove.
+        The bound on the drop allows for the number of plans tried.
 
         Args:
             cut, method: as for :meth:`plan`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from .passes.verify_accuracy import Evidence, verify_accuracy
 from .plan import Plan
 from .progress import progress_bar
 from .request import Request
-from .risk_shares import risk_share
+from .risk_shares import attempt_share, risk_share
+from .scores import ClassScores
 from .split_model import SplitModel
 
 if TYPE_CHECKING:
@@ -25,17 +27,15 @@ if TYPE_CHECKING:
 
 _CONFIDENCE = 0.95
 
-_ATTEMPTS = 10
+_ATTEMPTS = 16
 """Plans that are tried at most for one request."""
 
-_ROOM = 2
-"""Losses that a plan may have and still be proven, where a proof is asked for: without any, only luck proves it."""
+_WORTH_A_PROOF = 0.5
+"""A proof that the budget is kept is asked for where it leaves this part of the budget at least: it takes room for what
+is lost and gained by chance, and the fewer the samples the more."""
 
 _LEFT_BY_TUNING = 0.8
 """Of the noise of a plan, about: what tuning leaves lies between 0.6 and 0.9."""
-
-_LIKELY = 0.8
-"""The confidence that is asked of a plan where the samples are too few for more."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ class PlanCompiler:
             InfeasibleError: none keeps the accuracy when measured.
         """
         budget, curve = request.max_accuracy_drop, self.profile.noise_curve
-        drop = planner.first_drop(request)
+        drop, proof = self._aim(planner, request)
         if self.tune is not None:
             drop = curve.drop_at(curve.noise_at(drop) / _LEFT_BY_TUNING)
         safest: tuple[float, SplitModel] | None = None
-        risk = 1 - _CONFIDENCE
-        for _ in range(_ATTEMPTS):
-            # Half of the risk that is left goes to each attempt, so that all of them together keep the confidence.
-            risk /= 2
+        for attempt in range(1, _ATTEMPTS + 1):
+            risk = (1 - _CONFIDENCE) * attempt_share(attempt)  # so that all of them together keep the confidence
             split, found = self._measured(self._lowered(best(drop)), 1 - risk)
-            if found is None or _holds(found, budget, 1 - risk):
+            if found is None:
                 return split
             bound = found.drop if found.upper_bound is None else found.upper_bound
+            if (bound if proof else found.drop) <= budget:
+                return split
             if safest is None or bound < safest[0]:
                 safest = bound, split
             if (stricter := planner.stricter_drop(drop)) is None:
@@ -100,6 +100,28 @@ class PlanCompiler:
             limit="max_accuracy_drop",
             nearest=nearest,
         )
+
+    def _aim(self, planner: ExactPlanner | PaperPlanner, request: Request) -> tuple[float, bool]:
+        """The predicted drop to plan for first, and whether the held-out samples are to prove that the budget is kept.
+
+        It is the largest at which they may be expected to do so, since each plan that fails costs confidence; or else
+        one below the largest allowed, since predictions err.
+        """
+        most, samples = planner.first_drop(request), sum(batch.size for batch in self.check)
+        if not samples or not isinstance(self.profile.scorer, ClassScores):
+            return most, False
+        drop: float | None = most
+        while drop is not None and drop >= _WORTH_A_PROOF * most:
+            flipped = max(self.profile.noise_curve.flipped_at(self.profile.noise_curve.noise_at(drop)), drop)
+            lost, gained = (math.ceil((flipped + sign * drop) / 2 * samples) for sign in (1, -1))
+            bound = drop_upper_bound(
+                lost, min(gained, samples - lost), samples, 1 - (1 - _CONFIDENCE) * attempt_share(1)
+            )
+            if bound <= request.max_accuracy_drop:
+                return drop, True
+            drop = planner.stricter_drop(drop)
+        below = planner.stricter_drop(most)
+        return (below if below is not None and below >= _WORTH_A_PROOF * most else most), False
 
     def _lowered(self, plan: Plan) -> SplitModel:
         profile, curve = self.profile, self.profile.noise_curve
@@ -138,16 +160,3 @@ class PlanCompiler:
             labelled=found.labelled,
         )
         return split, found
-
-
-def _holds(found: Evidence, budget: float, confidence: float) -> bool:
-    """Whether the samples show that the budget is kept: with ``confidence`` if as many can show it with room for a few
-    losses, else with what they can."""
-    if found.drop > budget:
-        return False
-    if found.lost is None or found.gained is None:
-        return True
-    proof = drop_upper_bound(min(_ROOM, found.samples), 0, found.samples, 1 - (1 - _CONFIDENCE) / 8) <= budget
-    if proof or drop_upper_bound(0, 0, found.samples, _LIKELY) <= budget:
-        return drop_upper_bound(found.lost, found.gained, found.samples, confidence if proof else _LIKELY) <= budget
-    return True

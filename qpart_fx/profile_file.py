@@ -130,7 +130,10 @@ def _points(curve: DropCurve) -> dict[str, list[float]]:
 
 
 def _curve(record: Any) -> DropCurve:
-    return DropCurve(*(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop", "measured")))
+    return DropCurve(
+        *(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop", "measured")),
+        flipped=np.array(_NUMBERS.validate_python(record.get("flipped", record["drop"]))),
+    )
 
 
 def _without_order(cut: Cut) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
+from .answers import Answers, AnswersSeen
 from .calibration import HOW, Batch, spread
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points
@@ -92,6 +93,7 @@ def profile_graph(
     noise_curve = measure_drop(
         graph, unseen, scorer,
         layers=layers, weight_bits=weight_bits, noise=tables.layers, white=white, rounding=rounding,
+        answers=seen.answers,
         progress=lambda items: progress(items, "accuracy over noise"),
     )  # fmt: skip
     # rho of eq. 22
@@ -201,16 +203,17 @@ def _weight_bits(graph: GraphModule, layers: Mapping[str, Sequence[str]], roundi
 @dataclass(frozen=True)
 class _Seen:
     """What a run over the samples shows: the ``ranges`` of values; of class scores, what ``white`` noise would cost and
-    the mean ``adversarial`` noise (sigma* of eq. 22)."""
+    the mean ``adversarial`` noise (sigma* of eq. 22), and the ``answers``."""
 
     ranges: dict[str, Range]
     white: DropCurve | None = None
     adversarial: float | None = None
+    answers: Answers | None = None
 
 
 def _look(graph: GraphModule, batches: Sequence[Batch], scorer: Scorer, progress: Progress) -> _Seen:
     ranges: dict[str, Range] = {}
-    margins: list[Floats] = []
+    answers_seen = AnswersSeen()
     names = sorted(node.name for node in graph.graph.nodes if may_cross(node))
     for batch in progress(batches, "ranges and margins"):
         replay = Replay(graph, batch)
@@ -223,12 +226,13 @@ def _look(graph: GraphModule, batches: Sequence[Batch], scorer: Scorer, progress
                 "same outputs: it must depend on its arguments alone"
             )
         if isinstance(scorer, ClassScores):
-            margins.append(scorer.margins(replay.output))
+            answers_seen.add(scorer.scores(replay.output), batch.targets)
     if not isinstance(scorer, ClassScores):
         return _Seen(ranges)
-    distances = np.concatenate(margins)
+    answers = answers_seen.answers()
+    distances = answers.margins[:, 0]
     classes = int(scorer.scores(replay.output).shape[1])
-    return _Seen(ranges, curve_of_margins(distances, classes), float(np.mean(distances**2) / 2))
+    return _Seen(ranges, curve_of_margins(distances, classes), float(np.mean(distances**2) / 2), answers)
 
 
 def _require_sound_scores(scorer: Scorer, replay: Replay, batch: Batch) -> None:

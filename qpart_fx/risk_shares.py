@@ -19,24 +19,30 @@ def risk_share(planner: ExactPlanner, plan: Plan) -> float:
     """The share of ``plan``: that of its pattern among those stored, if it is one, and that of its choices at its cut.
 
     Half of the risk is for the patterns stored for devices of any width: as much for each of the profile's levels, and
-    for the drop that is planned for below all of them; half of that for its first attempt, half of the rest for the
-    next, stricter one, and so on; as much for each pattern of an attempt. The other half is for all other plans: as
+    for the drop that is planned for below all of them; 1 / (k (k + 1)) of that for its k-th attempt, each stricter than
+    the one before; as much for each pattern of an attempt. The other half is for all other plans: as
     much for each cut, and for each choice of resolutions and widths there. In hundreds of layers that is too little to
     be a number: 0.
     """
     return (_of_pattern(planner, plan) + _of_choices(planner, plan)) / 2
 
 
+def attempt_share(attempt: int) -> float:
+    """The share of the risk for the ``attempt``-th of a fixed sequence of plans, from 1; all of them add up to 1."""
+    return 1 / (attempt * (attempt + 1))
+
+
 def _of_pattern(planner: ExactPlanner, plan: Plan) -> float:
     """That of the first attempt at the plan's level which stores it."""
     profile, drop = planner.profile, planner.first_drop(plan)
-    share = 1 / (len(profile.levels) + 1)
+    of_level = 1 / (len(profile.levels) + 1)
+    attempt = 0
     # Stricter tables hold no plan that is predicted to lose more than they allow: they need not be made to know it.
     while (plan.predicted_drop or 0.0) <= profile.noise_curve.drop_at(profile.noise_curve.noise_at(drop)) * _SLACK:
-        share /= 2
+        attempt += 1
         table = planner.table(Widths(WIDTHS, WIDTHS), drop)
         if planner.stores(table, plan):
-            return share / len(table.within)
+            return of_level * attempt_share(attempt) / len(table.within)
         if (stricter := planner.stricter_drop(drop)) is None:
             break
         drop = stricter

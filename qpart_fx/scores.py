@@ -90,11 +90,6 @@ class ClassScores(Scorer):
         """The share of changed answers: the drop cannot be more, and it is a steadier figure than the drop itself."""
         return float((self.scores(clean).argmax(1) != self.scores(output).argmax(1)).double().mean())
 
-    def margins(self, output: Any) -> NDArray[np.float64]:
-        """z_(1) - z_(2) of every sample, shape (samples,)."""
-        best = self.scores(output).double().topk(2, dim=1).values
-        return np.asarray((best[:, 0] - best[:, 1]).cpu().numpy(), dtype=np.float64)
-
     @staticmethod
     def _labels(targets: Tensor, scores: Tensor) -> Tensor:
         if targets.dim() != 1 or targets.is_floating_point() or targets.is_complex():

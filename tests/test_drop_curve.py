@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from qpart_fx import CalibrationError
-from qpart_fx.drop_curve import DropCurve, curve_of_levels, curve_of_margins, curve_of_points, curve_of_rivals
+from qpart_fx.answers import CERTAIN, Answers
+from qpart_fx.drop_curve import DropCurve, curve_of_answers, curve_of_levels, curve_of_margins, curve_of_points
 
 Floats = NDArray[np.float64]
 margins = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30).map(lambda values: np.array(values, dtype=np.float64))
@@ -152,6 +153,14 @@ def white(samples: int, count: int = 1, plans: int = 2000) -> Floats:
     return np.asarray(np.broadcast_to(falls[:, None], (plans, samples, count)))
 
 
+def curve_of_rivals(
+    margins: Floats, spread: Floats, falls: Floats, predicted: Floats, measured: Floats, flips: Floats
+) -> DropCurve:
+    """That of answers that are all right: each changed one is lost."""
+    answers = Answers(margins, np.ones(margins.shape), CERTAIN)
+    return curve_of_answers(answers, spread, falls, predicted, measured, flips, flips * len(margins))
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_one_rival_in_white_noise_is_the_curve_of_margins(classes: int) -> None:
     best = np.random.default_rng(1).exponential(1.0, 100)
@@ -233,6 +242,34 @@ def test_a_curve_of_rivals_is_monotone_whatever_was_measured(seed: int, plans: i
     noises = 10.0 ** np.sort(random.uniform(-12, 8, 30))
     drops = [curve.drop_at(float(noise)) for noise in noises]
     assert drops == sorted(drops)
+
+
+def test_falls_of_few_samples_serve_for_many() -> None:
+    margins = rivals(5, samples=500)
+    few, all_ = (
+        curve_of_rivals(margins, np.ones(4), white(count, 4, plans=50), LINE, LINE, NONE) for count in (20, 500)
+    )
+    np.testing.assert_allclose(few.drop, all_.drop, rtol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
+def test_answers_of_a_model_that_doubts_cost_what_a_simulation_loses(temperature: float) -> None:
+    """Labels drawn as likely as the scores say, noise on the scores, answers counted that were right and that are."""
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(4000, 3))
+    chances = np.exp(scores / temperature)
+    chances /= chances.sum(axis=1, keepdims=True)
+    order = np.argsort(-scores, axis=1)
+    best, likely = np.take_along_axis(scores, order, 1), np.take_along_axis(chances, order, 1)
+    answers = Answers(best[:, :1] - best[:, 1:], likely[:, :1] - likely[:, 1:], temperature)
+    change = random.normal(size=(8, *best.shape))
+    falls = -(change[..., :1] - change[..., 1:]) / math.sqrt(2)  # the noise of 3 scores is 3: 2 of it on a difference
+    curve = curve_of_answers(answers, np.full(2, 2 / 3), falls, LINE, LINE, NONE, NONE)
+    for noise in (0.01, 0.1, 1.0):
+        noisy = best + math.sqrt(noise / 3) * random.normal(size=(50, *best.shape))
+        now = np.take_along_axis(np.broadcast_to(likely, noisy.shape), noisy.argmax(axis=2)[..., None], 2)[..., 0]
+        assert curve.drop_at(noise) == pytest.approx((likely[:, 0] - now).mean(), rel=0.1, abs=2e-5)
+        assert curve.flipped_at(noise) == pytest.approx((noisy.argmax(axis=2) != 0).mean(), rel=0.1)
 
 
 def test_margins_that_are_all_equal_flip_together() -> None:

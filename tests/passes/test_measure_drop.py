@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import qpart_fx as qpart
+from qpart_fx.answers import Answers, AnswersSeen
 from qpart_fx.calibration import Batch
 from qpart_fx.drop_curve import DropCurve, curve_of_margins
 from qpart_fx.meta import info
@@ -47,7 +48,15 @@ def drop_curve(
         noise=noise,
         white=white,
         progress=as_they_are,
+        answers=answers_of(prepared) if isinstance(scorer, ClassScores) else None,
     )
+
+
+def answers_of(prepared: Calibrated) -> Answers:
+    seen = AnswersSeen()
+    for batch in prepared.batches:
+        seen.add(prepared.graph(*batch.args).detach(), None)
+    return seen.answers()
 
 
 def noise_of(prepared: Calibrated, scorer: Scorer = CLASS_SCORES) -> Floats:
@@ -55,8 +64,8 @@ def noise_of(prepared: Calibrated, scorer: Scorer = CLASS_SCORES) -> Floats:
 
 
 def white_of(prepared: Calibrated) -> DropCurve:
-    scores = torch.cat([prepared.graph(*batch.args) for batch in prepared.batches])
-    return curve_of_margins(ClassScores().margins(scores.detach()), scores.shape[1])
+    classes = prepared.graph(*prepared.batches[0].args).shape[1]
+    return curve_of_margins(answers_of(prepared).margins[:, 0], classes)
 
 
 def require_monotone(curve: DropCurve) -> None:
