@@ -3,8 +3,8 @@
 An answer that noise changes was not always right. With scores z the model's own answer is right with probability p_1 of
 softmax(z / T), and the one that takes its place with p_r: the accuracy that is lost is p_1 - p_r, next to nothing where
 the two were close. The temperature T is the one at which the scores fit the labels (Guo et al., On Calibration of
-Modern Neural Networks, 2017). To count losses and gains themselves would say the same, but of a few hundred samples with
-an error larger than what is to be measured.
+Modern Neural Networks, 2017). To count losses and gains themselves would say the same, but of a few hundred samples
+with an error larger than what is to be measured.
 """
 
 from __future__ import annotations
