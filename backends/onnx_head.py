@@ -2,8 +2,9 @@
 
 The ONNX graph is the file's first tensor, deflated bytes called :data:`~qpart_fx.head_file.ONNX_GRAPH`. Its own
 tensors have no data there: whoever runs it gives them, as floats, but of those that the record calls ``integers`` the
-codes and the steps, for integer kernels. What is rounded to cross leaves the graph as codes. Names of nodes and shapes
-of values are left out: they would take a third of it.
+codes and the steps, for integer kernels, and those that it has in ``filled`` with zeros up to the shapes there. What is
+rounded to cross leaves the graph as codes. Names of nodes and shapes of values are left out: they would take a third of
+it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
         RequestError: the shapes of the head's inputs are not known.
     """
     try:
+        from qpart_fx.onnx_channels import fill_blocks
+        from qpart_fx.onnx_pads import fold_pads
         from qpart_fx.onnx_quantizers import integer_weights, lower_rounding
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX", extra="onnx") from error
@@ -46,8 +49,10 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
     graph = onnx_graph(head, example_inputs(head) if inputs is None else inputs, names)
     dtypes = {str(value.name): value.dtype.numpy().name for value in graph.model.graph.outputs if value.dtype}
     quantizers = weight_quantizers(head)
+    fold_pads(graph)
     as_codes = lower_rounding(graph, codes_out=True)
     integers = integer_weights(graph, quantizers)
+    filled = fill_blocks(graph)
     outputs = [
         [name] if grid is None else [name, grid.bits, grid.step, grid.zero_point, dtypes[name], name in as_codes]
         for name, grid in zip(graph.outputs, payload_quantizers(head), strict=True)
@@ -58,7 +63,11 @@ def pack_onnx_head(head: GraphModule, plan: Plan | None, inputs: tuple[Any, ...]
     for row in rows:
         row.pop("grad", None)  # only torch minds
     about = {} if plan is None else {"plan": PlanSummary.of(plan).to_record()}
-    record = {"outputs": outputs, **({"integers": integers} if integers else {})}
+    record = {
+        "outputs": outputs,
+        **({"integers": integers} if integers else {}),
+        **({"filled": filled} if filled else {}),
+    }
     return container.encode("head", {"graph": {"graph": record, "tensors": rows}, **about}, data)
 
 

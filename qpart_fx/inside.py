@@ -20,6 +20,9 @@ BITS = 8
 """Wider ones are no faster than floats; narrower ones no faster than these."""
 
 _PRODUCTS = frozenset("conv1d conv2d conv3d linear".split())
+_CHANNELS = 4
+"""Integer kernels first gather what each output is made of; for fewer channels that takes longer than the products."""
+
 _RECTIFIERS = frozenset("relu relu6 hardtanh".split())
 _SUMS_AND_POOLS = frozenset(
     "add iadd maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d adaptiveavgpool2d "
@@ -49,7 +52,8 @@ def values_inside(graph: GraphModule) -> dict[str, Inside]:
         sources = [source for source in node.all_input_nodes if _is_value(source)]
         before = next((latest[source] for source in reversed(sources) if source in latest), None)
         if operation in _PRODUCTS and info(node).weights and sources:
-            wanted.setdefault(sources[0], before or node.name)
+            if not _is_thin(operation, sources[0]):
+                wanted.setdefault(sources[0], before or node.name)
             before = node.name
             wanted.setdefault(_behind_rectifier(graph, node), node.name)
         elif operation in _SUMS_AND_POOLS and sources and before and all(source in wanted for source in sources):
@@ -75,6 +79,12 @@ def _behind_rectifier(graph: GraphModule, node: Node) -> Node:
     while len(node.users) == 1 and _operation(graph, user := next(iter(node.users))) in _RECTIFIERS:
         node = user
     return node
+
+
+def _is_thin(operation: str, source: Node) -> bool:
+    """Whether a convolution takes so few channels, those of a picture, that integers would not make it faster."""
+    output = info(source).output
+    return operation.startswith("conv") and isinstance(output, TensorInfo) and output.shape[1] < _CHANNELS
 
 
 def _is_value(node: Node) -> bool:

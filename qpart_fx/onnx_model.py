@@ -41,11 +41,13 @@ def onnx_model(
         import onnx
         import onnx_ir as ir
 
+        from .onnx_pads import fold_pads
         from .onnx_quantizers import OPSET_OF_TWO_BITS, codes_of, dequantize, fill, lower_rounding
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX", extra="onnx") from error
     graph = onnx_graph(graph_module, inputs, outputs)
     quantizers = weight_quantizers(graph_module)
+    fold_pads(graph)
     lower_rounding(graph, codes_out=False, to_integers=round_to_integers)
     for name, tensor in graph.tensors.items():
         codes = codes_of(tensor, quantizers[name], containers) if name in quantizers else None

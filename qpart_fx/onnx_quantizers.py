@@ -28,6 +28,9 @@ _UNSIGNED = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: ir.DataType.UINT8, 1
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Those that have integer kernels; a weight is their second input."""
 
+_RECTIFIERS = ("Relu", "Clip")
+"""Those that onnxruntime makes a part of the integer kernel before them."""
+
 _ACTIVATIONS = (8, 16)
 """Widths of integers that onnxruntime rounds to."""
 
@@ -90,17 +93,67 @@ def integer_weights(graph: OnnxGraph, quantizers: Mapping[str, WeightQuantizer])
         products = [use.node for use in uses if use.node.op_type in _PRODUCTS and use.idx == 1]
         if name not in quantizers or not products or len(products) < len(uses):
             continue
-        rounded = all(_is_rounded(node.inputs[0]) for node in products)
+        rounded = all(_is_rounded(node.inputs[0]) and _can_be_integer(node) for node in products)
         codes = codes_of(graph.tensors[name], quantizers[name], containers=(8,)) if rounded else None
         if codes is not None:
             dequantize(graph, name, codes)
             found.append(name)
+            for node in products:
+                _take_bias_out(graph, node)
     return found
+
+
+def _take_bias_out(graph: OnnxGraph, product: ir.Node) -> None:
+    """Of a product of integers that makes floats: onnxruntime's has no bias in floats."""
+    (made,) = product.outputs
+    bias = product.inputs[2] if product.op_type == "Gemm" and len(product.inputs) == 3 else None
+    if bias is None or any(_makes_bytes(use.node) for use in made.uses()):
+        return
+    name = made.name
+    add = ir.Node("", "Add", [made, bias], name=f"{product.name}/bias")
+    (total,) = add.outputs
+    total.type, total.shape = made.type, made.shape
+    ir.convenience.replace_all_uses_with(made, total, replace_graph_outputs=True)
+    add.replace_input_with(0, made)
+    product.resize_inputs(2)
+    made.name, total.name = f"{name}/product", name
+    graph.model.graph.insert_after(product, add)
 
 
 def _is_rounded(value: ir.Value | None) -> bool:
     made_by = None if value is None else value.producer()
     return made_by is not None and made_by.op_type == "DequantizeLinear"
+
+
+def _is_product_of_rounded(value: ir.Value) -> bool:
+    """Whether a matrix product makes it of values that are rounded."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Gemm", "MatMul") or len(value.uses()) != 1:
+        return False
+    source = None if node.inputs[0] is None else node.inputs[0].producer()
+    return source is not None and source.op_type in ("DequantizeLinear", ROUND)
+
+
+def _can_be_integer(product: ir.Node) -> bool:
+    """Whether integer kernels make what a product of rounded values makes: convolutions make 8-bit integers only. In
+    floats, their weights would be made of codes anew in every run."""
+    if product.op_type != "Conv":
+        return True
+    user = _only_user(product)
+    while user is not None and user.op_type in _RECTIFIERS:
+        user = _only_user(user)
+    return user is not None and _makes_bytes(user)
+
+
+def _only_user(node: ir.Node) -> ir.Node | None:
+    (made,) = node.outputs
+    users = [use.node for use in made.uses()]
+    return users[0] if len(users) == 1 else None
+
+
+def _makes_bytes(node: ir.Node) -> bool:
+    zero = node.inputs[2] if node.op_type == "QuantizeLinear" else None
+    return zero is not None and zero.dtype == ir.DataType.UINT8
 
 
 def fill(graph: OnnxGraph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
@@ -114,7 +167,8 @@ def lower_rounding(graph: OnnxGraph, *, codes_out: bool, to_integers: bool = Tru
     """Put ONNX's operators for the nodes that round activations.
 
     Args:
-        codes_out: what is rounded last, as an output of the graph, stays in codes.
+        codes_out: what is rounded last, as an output of the graph, stays in codes. Where a product of integers makes
+            it, and its codes are wider, it is not rounded: onnxruntime would run the product in floats.
         to_integers: by QuantizeLinear where the codes fit its integers; else in floats throughout.
 
     Returns:
@@ -135,6 +189,13 @@ def lower_rounding(graph: OnnxGraph, *, codes_out: bool, to_integers: bool = Tru
         if last and _as_codes(quantizer) is not None:
             found[str(made.name)] = quantizer
         dtype = _as_codes(quantizer) if to_integers else None
+        if last and dtype != ir.DataType.UINT8 and _is_product_of_rounded(given):
+            found.pop(str(made.name), None)
+            name = made.name
+            ir.convenience.replace_all_uses_with(made, given, replace_graph_outputs=True)
+            model.remove(node, safe=True)
+            given.name = name
+            continue
         nodes = _rounding(graph, given, quantizer, dtype, node.name or "", codes=str(made.name) in found)
         new = nodes[-1].outputs[0]
         name = made.name

@@ -30,7 +30,7 @@ _CODES = ".codes"
 
 _SAFE = 63
 """Processors of x86 without VNNI add two products of 8 bits in 16, and clip what is more: codes of 7 bits fit. With
-larger ones onnxruntime is told to take kernels that are exact, and a fourth slower there."""
+larger ones onnxruntime is told to take kernels that are exact, and a fourth slower there; with VNNI, half as fast."""
 
 _NO_FOLDER = "/nonexistent"
 """Where a graph may read tensors from: nowhere. All that a head has are given to it."""
@@ -210,7 +210,7 @@ def _session(head: Head, threads: int | None) -> Any:
     graph = _graph(head.tensors[ONNX_GRAPH])
     arrays = _arrays(head)
     codes = [array.astype(np.int16) for name, array in arrays.items() if name.endswith(_CODES)]
-    if any(np.abs(each).max(initial=0) > _SAFE for each in codes):
+    if any(np.abs(each).max(initial=0) > _SAFE for each in codes) and not _adds_in_32_bits():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
@@ -218,6 +218,14 @@ def _session(head: Head, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
     except _FAILURES as error:
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+
+
+def _adds_in_32_bits() -> bool:
+    """Whether the processor is known to add products of 8 bits without clipping them: has VNNI, on Linux."""
+    try:
+        return "_vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _arrays(head: Head) -> dict[str, Array]:
@@ -229,7 +237,18 @@ def _arrays(head: Head) -> dict[str, Array]:
             arrays |= {f"{name}{_CODES}": _codes(tensor), f"{name}.scale": _steps(tensor)}
         elif name != ONNX_GRAPH:
             arrays[name] = tensor.values
-    return arrays
+    filled = read_checked(
+        lambda: {str(name): [*map(int, shape)] for name, shape in head.graph.get("filled", {}).items()}
+    )
+    return arrays | {name: _filled(name, arrays.get(name), shape) for name, shape in filled.items()}
+
+
+def _filled(name: str, array: Array | None, shape: list[int]) -> Array:
+    """An array with zeros at its ends up to ``shape``, or more of its last scale."""
+    missing = [] if array is None else [new - old for new, old in zip(shape, array.shape, strict=False)]
+    if array is None or len(shape) != array.ndim or not all(0 <= count < 64 for count in missing):
+        raise ArtifactError(f"tensor '{name}' cannot be filled up to {shape}")
+    return np.pad(array, [(0, count) for count in missing], mode="edge" if name.endswith(".scale") else "constant")
 
 
 def _codes(tensor: StoredTensor) -> Array:
