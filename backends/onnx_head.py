@@ -3,8 +3,8 @@
 The ONNX graph is the file's first tensor, deflated bytes called :data:`~qpart_fx.head_file.ONNX_GRAPH`. Its own
 tensors have no data there: whoever runs it gives them, as floats, but of those that the record calls ``integers`` the
 codes and the steps, for integer kernels, and those that it has in ``filled`` with zeros up to the shapes there. What is
-rounded to cross leaves the graph as codes. Names of nodes and shapes of values are left out: they would take a third of
-it.
+rounded to cross leaves the graph as codes of 8 or 16 bits, those beyond the last to be clipped. Names of nodes and
+shapes of values are left out: they would take a third of it.
 """
 
 from __future__ import annotations

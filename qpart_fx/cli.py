@@ -67,7 +67,35 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=50, help="runs of each (default: %(default)s)")
     bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
     bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
+    calibrate = commands.add_parser(
+        "calibrate-device",
+        help="measure this machine, and write it down as the device of a request",
+        description="Run blocks of networks on onnxruntime, as heads run, and fit what each kind of operator takes for "
+        "a MAC, a byte and a call. Half a minute; needs no torch. qpart_fx.Device.from_json reads FILE, and plans for "
+        "that device then know how long its heads take.",
+    )
+    calibrate.add_argument("-o", "--output", type=Path, default=Path("device.json"), metavar="FILE",
+                           help="where to write it (default: %(default)s)")  # fmt: skip
+    calibrate.add_argument(
+        "--integers", action="store_true", help="with 8-bit values inside (activation_bits_inside=8)"
+    )
+    calibrate.add_argument("--threads", type=int, help="that a head may use (default: as many as there are cores)")
+    calibrate.add_argument("--clock-hz", type=float, default=1e9, metavar="HZ",
+                           help="cycles are those of this clock (default: 1 GHz, a cycle a nanosecond)")  # fmt: skip
+    calibrate.add_argument("--power-w", type=float, metavar="W", help="that it takes while it computes, for energies")
+    calibrate.add_argument("--memory-bytes", type=int, metavar="BYTES", help="that heads must fit in")
     return parser
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from .device_calibration import calibrate_device
+
+    report = calibrate_device(
+        integers=options.integers, threads=options.threads, clock_hz=options.clock_hz, power_w=options.power_w,
+        memory_bytes=options.memory_bytes,
+    )  # fmt: skip
+    container.write_file(options.output, f"{report.device.to_json()}\n".encode())
+    print(f"{report}\n\nThe device is in {options.output}: qpart_fx.Device.from_json reads it.")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -122,4 +150,4 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
 
 
-_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench}
+_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench, "calibrate-device": _calibrate}

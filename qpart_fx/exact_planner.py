@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import RequestError
 from .held_head import held_by
+from .node_work import NodeWork, Operators
 from .noise import WIDTHS
 from .pattern_table import PatternTable, Work, work_of
 from .plan import MAKE_BY_CUT, Plan, PlannedLayer, unchecked
@@ -29,19 +30,23 @@ from .solver.width_speeds import solve
 if TYPE_CHECKING:
     from .model_profile import LayerProfile, Profile
 
+Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _STEP = 0.8
 """How much less is planned for when a plan lost more than it should."""
 
 
-class Widths(NamedTuple):
-    """What of a device decides which patterns there are: the widths of weights, and of what crosses; and whether values
-    inside the head are rounded."""
+class Machine(NamedTuple):
+    """What of a device decides which patterns there are, and what they cost: the widths of weights, and of what
+    crosses; whether values inside the head are rounded; and, where it is calibrated, its cycles for each kind of
+    operator, and for a MAC."""
 
     weights: tuple[int, ...]
     values: tuple[int, ...]
     inside: bool = False
+    operators: Operators | None = None
+    cycles_per_mac: float = 1.0
 
 
 class _Pattern(NamedTuple):
@@ -61,11 +66,12 @@ class ExactPlanner:
     for the request, where the device's speed depends on the width or it holds another head."""
 
     profile: Profile
-    _makers: dict[Widths, PatternMaker] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[Widths, float, int | None], PatternTable] = field(default_factory=dict, init=False, repr=False)
+    _makers: dict[Machine, PatternMaker] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[Machine, float, int | None], PatternTable] = field(default_factory=dict, init=False, repr=False)
     _helds: dict[tuple[tuple[str, ...], tuple[PlannedLayer, ...]], Held] = field(
         default_factory=dict, init=False, repr=False
     )
+    _networks: dict[tuple[bool, Operators | None, float], Network] = field(default_factory=dict, init=False, repr=False)
     _stored: dict[tuple[PatternTable, int], _Pattern] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -94,13 +100,45 @@ class ExactPlanner:
             peak_bytes=np.array([cut.peak_bytes for cut in cuts], dtype=np.float64),
         )
 
-    @cached_property
-    def _network_rounded_inside(self) -> Network:
-        """The same, each layer's noise with that of the values rounded for it."""
-        return replace(self.network, noise=self.network.noise + self._inside[:, None])
+    def _network_of(self, machine: Machine) -> Network:
+        """The same for a device: each layer's noise with that of the values that are rounded for it, and in place of
+        MACs what they and all else take, in MACs that would take as long."""
+        key = machine.inside, machine.operators, machine.cycles_per_mac
+        if key not in self._networks:
+            network = self.network
+            if machine.inside:
+                network = replace(network, noise=network.noise + self._inside[:, None])
+            if machine.operators is not None:
+                of_layers, of_cuts = self._cycles(machine.operators)
+                network = replace(
+                    network, macs=of_layers / machine.cycles_per_mac, device_macs=of_cuts / machine.cycles_per_mac
+                )
+            self._networks[key] = network
+        return self._networks[key]
 
-    def _network_of(self, inside: bool) -> Network:
-        return self._network_rounded_inside if inside else self.network
+    def _cycles(self, operators: Operators) -> tuple[Floats, Floats]:
+        """Of each layer, and of all that the device runs at each cut, packing included."""
+        profile = self.profile
+        of_nodes = self._cycles_of_nodes(operators)
+        sums = np.concatenate([[0.0], np.cumsum([of_nodes.get(name, 0.0) for name in profile.closed_cuts[0].order])])
+        of_cuts = []
+        for cut in profile.closed_cuts:
+            ends = np.concatenate([[0], np.cumsum(cut.runs)])
+            running = float((sums[ends[1::2]] - sums[ends[:-1:2]]).sum())
+            packing = NodeWork("packing", 0, 4 * cut.elements, 0) if cut.elements else None
+            once = NodeWork("call", 0, 0, 0) if running else None
+            of_cuts.append(running + sum(operators.of(work) for work in (packing, once) if work is not None))
+        return np.array([of_nodes.get(layer.name, 0.0) for layer in profile.layers]), np.array(of_cuts)
+
+    def _cycles_of_nodes(self, operators: Operators) -> dict[str, float]:
+        """By name.
+
+        Raises:
+            RequestError: the profile does not know what its nodes are made of.
+        """
+        if not self.profile.work:
+            raise RequestError("device.operators: the profile's file is an old one: profile again, or leave them out")
+        return {name: operators.of(work) for name, work in self.profile.work.items()}
 
     @cached_property
     def _inside(self) -> NDArray[np.float64]:
@@ -122,16 +160,17 @@ class ExactPlanner:
     @cached_property
     def whole_graph(self) -> WholeGraph | None:
         """The graph with all its cuts, where the profile does not hold them all."""
-        return self._whole_graph(self.network)
+        return self._whole_graph_of(Machine(WIDTHS, WIDTHS))
 
-    @cached_property
-    def _whole_graph_rounded_inside(self) -> WholeGraph | None:
-        return self._whole_graph(self._network_rounded_inside)
-
-    def _whole_graph(self, network: Network) -> WholeGraph | None:
-        profile = self.profile
+    def _whole_graph_of(self, machine: Machine) -> WholeGraph | None:
+        """As a device runs it; what packing takes is left out, so that a lower bound is one still."""
+        profile, network = self.profile, self._network_of(machine)
         if profile.cut_graph is None:
             return None
+        device_macs = None
+        if machine.operators is not None:
+            cycles = self._cycles_of_nodes(machine.operators)
+            device_macs = {name: each / machine.cycles_per_mac for name, each in cycles.items()}
         return WholeGraph.of(
             profile.cut_graph,
             profile.rounding.resolutions,
@@ -139,6 +178,7 @@ class ExactPlanner:
             weight_bits={layer.name: [*layer.bits_by_resolution.values()] for layer in profile.layers},
             noise={layer.name: row for layer, row in zip(profile.layers, network.noise.tolist(), strict=True)},
             value_noise={value.name: value.noise_by_width for value in profile.values},
+            device_macs=device_macs,
         )
 
     @cached_property
@@ -175,7 +215,7 @@ class ExactPlanner:
         """
         if request.device.speed_depends_on_width or request.device_holds is not None:
             return self._best_anew(request, cut, drop)
-        table = self.table(widths_of(request), drop, cut)
+        table = self.table(machine_of(request), drop, cut)
         if table.rows.size:
             pattern = self._pattern_of(table, int(table.cheapest(request)))
             prices = pattern.work.prices(request)
@@ -207,21 +247,20 @@ class ExactPlanner:
         """Where the profile has a cut, by the values that cross it."""
         return {cut.crossing: place for place, cut in enumerate(self.profile.closed_cuts)}
 
-    def table(self, widths: Widths, drop: float, cut: int | None = None) -> PatternTable:
+    def table(self, machine: Machine, drop: float, cut: int | None = None) -> PatternTable:
         """The patterns that are predicted to lose ``drop`` at most, of all cuts or of one; made once."""
-        key = widths, drop, cut
+        key = machine, drop, cut
         if key not in self._tables:
             budget = self.profile.noise_curve.noise_at(drop)
-            patterns = self._maker(widths).patterns(budget, None if cut is None else [cut])
+            patterns = self._maker(machine).patterns(budget, None if cut is None else [cut])
             complete = self.profile.complete or cut is not None
-            self._tables[key] = PatternTable.of(self.network, patterns, budget, complete)
+            self._tables[key] = PatternTable.of(self._network_of(machine), patterns, budget, complete)
         return self._tables[key]
 
-    def _maker(self, widths: Widths) -> PatternMaker:
-        if widths not in self._makers:
-            network = self._network_of(widths.inside)
-            self._makers[widths] = PatternMaker(network, widths.weights, widths.values)
-        return self._makers[widths]
+    def _maker(self, machine: Machine) -> PatternMaker:
+        if machine not in self._makers:
+            self._makers[machine] = PatternMaker(self._network_of(machine), machine.weights, machine.values)
+        return self._makers[machine]
 
     def _best_anew(self, request: Request, cut: int | None, drop: float) -> tuple[Plan, Choice]:
         """As ``best``, for a device whose speed depends on the width, or which holds another head: from patterns that
@@ -230,9 +269,10 @@ class ExactPlanner:
         held = None if request.device_holds is None else self._held(request.device_holds)
         cuts: Sequence[int] = [cut] if cut is not None else range(len(self.network.head_bits))
         if cut is None and held is None:
-            cuts = self._maker(widths_of(request)).undominated
-        solved = solve(request, self._network_of(widths_of(request).inside), cuts, budget, held)
-        table = PatternTable.of(self.network, solved.patterns, budget, complete)
+            cuts = self._maker(machine_of(request)).undominated
+        network = self._network_of(machine_of(request))
+        solved = solve(request, network, cuts, budget, held)
+        table = PatternTable.of(network, solved.patterns, budget, complete)
         work = replace(table.work, device_macs=solved.device_macs, download_bits=solved.download_bits)
         table = replace(table, work=work)
         if solved.found:
@@ -278,7 +318,7 @@ class ExactPlanner:
         self, request: Request, table: PatternTable, reached: float, held: Held | None = None
     ) -> float | None:
         """The same over cuts that the table has no patterns of; ``reached``: the objective of one of its patterns."""
-        whole = self._whole_graph_rounded_inside if widths_of(request).inside else self.whole_graph
+        whole = self._whole_graph_of(machine_of(request))
         if whole is not None and held is not None:
             whole = replace(whole, weight_bits=whole.weight_bits - held.weight_bits)
         return None if whole is None else whole.lower_bound(request, table.budget, reached)
@@ -317,9 +357,9 @@ class ExactPlanner:
     ) -> tuple[_Pattern | None, float]:
         """The best pattern under the request's limits at one of ``cuts``, if it is better than ``reached``; and what no
         pattern there is below, nor below ``reached``."""
-        maker, best, least = self._maker(widths_of(request)), None, reached
+        maker, best, least = self._maker(machine_of(request)), None, reached
         no_bits = np.zeros(len(cuts))
-        without_bits = work_of(self.network, cuts, no_bits, no_bits)
+        without_bits = work_of(self._network_of(machine_of(request)), cuts, no_bits, no_bits)
         fixed = without_bits.prices(request)
         times, energies, bases = fixed.time_s.tolist(), fixed.energy_j.tolist(), fixed.objective(request).tolist()
         bit = Work(0.0, 0.0, 1.0, 1.0).prices(request)
@@ -428,7 +468,11 @@ class ExactPlanner:
         )
 
 
-def widths_of(request: Request) -> Widths:
-    """Those that a plan for it may have."""
+def machine_of(request: Request) -> Machine:
+    """What plans for it depend on."""
     device = request.device
-    return Widths(device.storable_bits, device.crossing_bits, device.activation_bits_inside is not None)
+    inside = device.activation_bits_inside is not None
+    widths = device.storable_bits, device.crossing_bits, inside
+    if device.operators is None:
+        return Machine(*widths)
+    return Machine(*widths, Operators(device.operators), device.float_cycles_per_mac)

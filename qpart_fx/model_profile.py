@@ -13,6 +13,7 @@ from .cut import Cut
 from .drop_curve import DropCurve
 from .errors import InfeasibleError, RequestError
 from .exact_planner import ExactPlanner
+from .node_work import NodeWork
 from .noise import LINEAR_FROM, WIDTHS
 from .paper_planner import PaperPlanner, why_infeasible
 from .plan import Plan
@@ -106,7 +107,8 @@ class Profile:
     ``head_bits``: what the head's file holds at each of ``closed_cuts`` beside the weights; 0 where eq. 14 prices it.
     ``rounding``: how weights become few bits. ``values``: those that may cross. ``noise_curve``: the drop over the
     noise that plans are predicted to make. ``inside``: the values that are rounded for integer kernels, and by whose
-    range each is. ``scorer``: what counts as accuracy; None for a metric, which no file can hold.
+    range each is. ``work``: what the nodes that take time are made of, by name. ``scorer``: what counts as accuracy;
+    None for a metric, which no file can hold.
     """
 
     model: str
@@ -124,6 +126,7 @@ class Profile:
     reference_drop: float
     ranges: Mapping[str, tuple[float, float]] = field(repr=False)
     inside: Mapping[str, str] = field(repr=False)
+    work: Mapping[str, NodeWork] = field(repr=False)
     uncounted: Mapping[str, str]
     samples: int
     graph: GraphModule = field(repr=False, compare=False)

@@ -240,7 +240,7 @@ def _rounding(
         clipped = add("Clip", scaled, constant("least", -zero), constant("most", most - zero))
         add("Mul", clipped, constant("scale", step))
         return nodes
-    if most < 255 or 255 < most < 65535:
+    if not codes and (most < 255 or 255 < most < 65535):  # codes are clipped by whoever takes them
         ends = constant("least", np.float32(-zero) * step), constant("most", np.float32(most - zero) * step)
         given = add("Clip", given, *ends)
     scale, of_zero = constant("scale", step), constant("zero", zero, dtype)

@@ -84,6 +84,11 @@ class PaperPlanner:
                 "device.activation_bits_inside: the paper's method knows no noise inside a head; leave it out, or plan "
                 "with method='exact'"
             )
+        if request.device.operators is not None:
+            raise RequestError(
+                "device.operators: the paper's method knows one speed for all MACs (eqs. 5, 6); leave them out, or "
+                "plan with method='exact'"
+            )
         candidates = price_patterns(request, self._chain, self._patterns)
         allowed = np.array([0.0, *self.profile.levels]) <= drop
         everywhere = np.ones(len(self.profile.cuts), dtype=bool)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InfeasibleError, RequestError
-from .exact_planner import ExactPlanner, Widths, widths_of
+from .exact_planner import ExactPlanner, Machine, machine_of
 from .pattern_table import PatternTable
 from .plan import Plan
 from .request import Request
@@ -79,14 +79,14 @@ def plan_all(planner: ExactPlanner, plan: Callable[[Request], Plan], requests: I
     and so are those of devices that name cycles by width, or hold another head.
     """
     asked = tuple(requests)
-    groups: defaultdict[tuple[Widths, float], list[int]] = defaultdict(list)
+    groups: defaultdict[tuple[Machine, float], list[int]] = defaultdict(list)
     alone: list[int] = []
     for index, request in enumerate(asked):
         if not isinstance(request, Request):
             raise RequestError(f"requests[{index}] = {request!r:.200}: not a Request; give plan_many only those")
         device = request.device
         if isinstance(device.cycles_per_mac, float) and request.device_holds is None:
-            groups[widths_of(request), planner.first_drop(request)].append(index)
+            groups[machine_of(request), planner.first_drop(request)].append(index)
         else:
             alone.append(index)
     count = len(asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .drop_curve import DropCurve
 from .input_shapes import input_shapes, set_input_shapes
 from .meta import info, set_info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
+from .node_work import NodeWork
 from .rounding_file import read_rounding, write_rounding
 from .scores import ClassScores
 
@@ -27,6 +28,7 @@ _NUMBERS = TypeAdapter(list[float])
 _RANGES = TypeAdapter(dict[str, tuple[float, float]])
 _SIZES = TypeAdapter(dict[str, int])
 _NAMES = TypeAdapter(dict[str, str])
+_WORK = TypeAdapter(dict[str, tuple[str, int, int, int]])
 _CUTS = TypeAdapter(tuple[CutProfile, ...])
 _CUT_GRAPH = TypeAdapter(CutGraph | None)
 _CLOSED_CUTS = TypeAdapter(tuple[Cut, ...])
@@ -78,6 +80,7 @@ def unpack_profile(manifest: dict[str, Any], data: memoryview) -> Profile:
             reference_drop=float(record["reference_drop"]),
             ranges=_RANGES.validate_python(record["ranges"]),
             inside=_NAMES.validate_python(record.get("inside", {})),
+            work={name: NodeWork(*row) for name, row in _WORK.validate_python(record.get("work", {})).items()},
             uncounted=_NAMES.validate_python(record["uncounted"]),
             samples=int(record["samples"]),
             head_bits=tuple(_NUMBERS.validate_python(record["head_bits"])),
@@ -120,6 +123,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "reference_drop": profile.reference_drop,
         "ranges": dict(profile.ranges),
         "inside": dict(profile.inside),
+        "work": {name: astuple(work) for name, work in profile.work.items()},
         "uncounted": dict(profile.uncounted),
         "samples": profile.samples,
         "class_scores": isinstance(profile.scorer, ClassScores),

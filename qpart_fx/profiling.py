@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from .answers import Answers
 from .answers_seen import AnswersSeen
 from .calibration import HOW, Batch, spread
+from .count_work import work_of
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points
 from .errors import CalibrationError
@@ -145,6 +146,7 @@ def profile_graph(
         reference_drop=REFERENCE_DROP,
         ranges=tables.ranges,
         inside={name: each.grid for name, each in values_inside(graph).items() if each.grid in tables.ranges},
+        work=work_of(graph),
         uncounted=uncounted(graph),
         samples=sum(batch.size for batch in fit),
         graph=graph,

@@ -7,8 +7,9 @@ Every field is validated on construction and carries its unit in its name; a mis
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import asdict, field, fields
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
@@ -26,6 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from . import channel
 from .errors import RequestError
+from .node_work import KINDS, OperatorCycles, Operators
 from .plan import Plan
 from .runtimes import OURS, carried_by, require_known, words
 
@@ -129,6 +131,28 @@ def _cycles(given: Any) -> float | Mapping[int, float]:
     return CyclesByWidth(_SPEEDS.validate_python(dict(given)))
 
 
+_CYCLES = TypeAdapter(Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)])
+
+
+def _operators(given: Any, info: ValidationInfo) -> Operators | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ValueError("give the cycles of each kind of operator, as qpart calibrate-device writes them")
+    if isinstance(info.data.get("cycles_per_mac"), CyclesByWidth):
+        raise ValueError("give one number for cycles_per_mac beside it")
+    found = {}
+    for kind, cycles in given.items():
+        if kind not in KINDS:
+            raise ValueError(f"there is no kind {kind!r}: name some of {', '.join(KINDS)}")
+        record = asdict(cycles) if isinstance(cycles, OperatorCycles) else cycles
+        names = [item.name for item in fields(OperatorCycles)]
+        if not isinstance(record, Mapping) or not set(record) <= set(names):
+            raise ValueError(f"{kind}: give some of {', '.join(names)}")
+        found[kind] = OperatorCycles(**{name: _CYCLES.validate_python(value) for name, value in record.items()})
+    return Operators(found)
+
+
 def _runtime(name: str, info: ValidationInfo) -> str:
     require_known(name)
     if name in OURS and {"weight_bits", "activation_bits"} <= info.data.keys():
@@ -160,6 +184,15 @@ def _carried(runtime: str, name: str, widths: tuple[int, ...], where: str = "") 
     return common
 
 
+def _as_record(value: Any) -> dict[str, Any]:
+    """Of a part of a request, for JSON."""
+    if isinstance(value, CyclesByWidth):
+        return {str(bits): cycles for bits, cycles in value.items()}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {item.name: getattr(value, item.name) for item in fields(value)}
+
+
 @_validated
 class Device:
     """The device that runs the head.
@@ -171,7 +204,8 @@ class Device:
     ``activation_bits``: those that it can send, None for the same. ``activation_bits_inside``: 8 where integer kernels
     run the head: what goes into its convolutions and linear layers and comes out of them is rounded, and the accuracy
     budget pays for it; None for floats. ``runtime``: the backend whose files it runs; plans then have only widths that
-    these carry, too.
+    these carry, too. ``operators``: cycles of each kind of operator (:mod:`qpart_fx.node_work`), as ``qpart
+    calibrate-device`` measures them, by which the head's time is priced rather than by ``cycles_per_mac``.
     """
 
     clock_hz: Positive
@@ -182,6 +216,29 @@ class Device:
     activation_bits: Widths | None = None
     activation_bits_inside: Annotated[Literal[8] | None, AfterValidator(_inside)] = None
     runtime: Annotated[str, AfterValidator(_runtime)] | None = None
+    operators: Annotated[Mapping[str, OperatorCycles] | None, PlainValidator(_operators)] = None
+
+    def to_json(self) -> str:
+        """The device as JSON; :meth:`from_json` gives an equal one."""
+        return json.dumps(_as_record(self), default=_as_record, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Device:
+        """The device that :meth:`to_json`, or ``qpart calibrate-device``, wrote.
+
+        Raises:
+            RequestError: the text is no JSON, or a field is missing, unknown or wrong; names the field.
+        """
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"not a device: it is no JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise RequestError("not a device: the JSON is no object")
+        try:
+            return cls(**record)
+        except TypeError as error:
+            raise RequestError(f"not a device: {error}") from None
 
     @property
     def storable_bits(self) -> tuple[int, ...]:

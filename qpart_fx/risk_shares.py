@@ -8,7 +8,7 @@ the profile fixes them, which is made of other samples.
 
 from __future__ import annotations
 
-from .exact_planner import ExactPlanner, Widths
+from .exact_planner import ExactPlanner, Machine
 from .noise import WIDTHS
 from .plan import Plan
 
@@ -40,7 +40,7 @@ def _of_pattern(planner: ExactPlanner, plan: Plan) -> float:
     # Stricter tables hold no plan that is predicted to lose more than they allow: they need not be made to know it.
     while (plan.predicted_drop or 0.0) <= profile.noise_curve.drop_at(profile.noise_curve.noise_at(drop)) * _SLACK:
         attempt += 1
-        table = planner.table(Widths(WIDTHS, WIDTHS), drop)
+        table = planner.table(Machine(WIDTHS, WIDTHS), drop)
         if planner.stores(table, plan):
             return of_level * attempt_share(attempt) / len(table.within)
         if (stricter := planner.stricter_drop(drop)) is None:

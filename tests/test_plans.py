@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import qpart_fx as qpart
-from qpart_fx.exact_planner import Widths, widths_of
+from qpart_fx.exact_planner import Machine, machine_of
 from qpart_fx.model_profile import Profile
 from qpart_fx.noise import WIDTHS
 from qpart_fx.pattern_table import PatternTable, Work
@@ -105,9 +105,9 @@ def unproven(profile: Profile, request: qpart.Request) -> PatternTable:
     """The request's table, made as if the solver had not gone to the end: the weights might need 10 % fewer bits."""
     planner = profile._exact
     drop = planner.first_drop(request)
-    table = planner.table(widths_of(request), drop)
+    table = planner.table(machine_of(request), drop)
     least = dataclasses.replace(table.work, download_bits=table.work.download_bits * 0.9)
-    planner._tables[widths_of(request), drop, None] = made = dataclasses.replace(table, least_work=least, proven=False)
+    planner._tables[machine_of(request), drop, None] = made = dataclasses.replace(table, least_work=least, proven=False)
     return made
 
 
@@ -193,7 +193,7 @@ def test_a_limit_that_is_met_may_still_keep_better_patterns_from_those_that_are_
 def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Profile) -> None:
     planner = profile._exact
     for request in variants(200, seed=3):
-        table = planner.table(widths_of(request), planner.first_drop(request))
+        table = planner.table(machine_of(request), planner.first_drop(request))
         if not table.rows.size:
             continue
         objective = np.where(table.within, table.work.prices(request).objective(request), np.inf)
@@ -201,7 +201,7 @@ def test_the_cheapest_pattern_is_chosen_and_the_first_of_equal_ones(profile: Pro
         assert table.within[row]
         assert objective[row] <= objective.min() * (1 + 1e-12)
     free = dataclasses.replace(variants(1)[0], objective=qpart.Objective(0, 0, 0))
-    table = planner.table(Widths(WIDTHS, WIDTHS), 0.01)
+    table = planner.table(Machine(WIDTHS, WIDTHS), 0.01)
     backwards = dataclasses.replace(table, rows=table.rows[::-1])
     assert table.cheapest(free) == table.rows[0]
     assert backwards.cheapest(free) == table.rows[-1]

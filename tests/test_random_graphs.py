@@ -122,6 +122,7 @@ def random_profile(seed: int) -> Profile:
         reference_drop=0.1,
         ranges={},
         inside={},
+        work={},
         uncounted={},
         samples=1,
         graph=graph,

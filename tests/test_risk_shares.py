@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from qpart_fx.confidence import drop_upper_bound_at
-from qpart_fx.exact_planner import ExactPlanner, Widths
+from qpart_fx.exact_planner import ExactPlanner, Machine
 from qpart_fx.model_profile import Profile
 from qpart_fx.noise import WIDTHS
 from qpart_fx.risk_shares import risk_share
@@ -58,7 +58,7 @@ def stored(planner: ExactPlanner) -> Iterator[qpart.Plan]:
         request = dataclasses.replace(REQUEST, max_accuracy_drop=level)
         drop: float | None = planner.first_drop(request)
         while drop is not None:
-            table = planner.table(Widths(WIDTHS, WIDTHS), drop)
+            table = planner.table(Machine(WIDTHS, WIDTHS), drop)
             for row in range(len(table.within)):
                 yield planner.stored(request, table, row)
             drop = planner.stricter_drop(drop)
@@ -130,20 +130,20 @@ def test_patterns_that_are_stored_have_larger_shares(planner: ExactPlanner, shar
 
 def test_a_device_of_other_widths_may_get_a_stored_pattern_by_chance_only(planner: ExactPlanner) -> None:
     plan, _ = planner.best(REQUEST, None, 0.05)
-    assert planner.stores(planner.table(Widths(WIDTHS, WIDTHS), 0.05), plan)
+    assert planner.stores(planner.table(Machine(WIDTHS, WIDTHS), 0.05), plan)
     widest = dataclasses.replace(REQUEST.device, weight_bits=(16,))
     wide, _ = planner.best(dataclasses.replace(REQUEST, device=widest), 1, 0.05)
-    assert not planner.stores(planner.table(Widths(WIDTHS, WIDTHS), 0.05), wide)
+    assert not planner.stores(planner.table(Machine(WIDTHS, WIDTHS), 0.05), wide)
     assert risk_share(planner, wide) < risk_share(planner, plan)
 
 
 def test_a_stricter_attempt_has_a_third_of_the_risk(planner: ExactPlanner) -> None:
-    table = planner.table(Widths(WIDTHS, WIDTHS), 0.05)
+    table = planner.table(Machine(WIDTHS, WIDTHS), 0.05)
     stricter = planner.stricter_drop(0.05)
     assert stricter is not None
     first, second = planner.best(REQUEST, None, 0.05)[0], planner.best(REQUEST, None, stricter)[0]
     assert not planner.stores(table, second)
-    expected = len(planner.table(Widths(WIDTHS, WIDTHS), stricter).within) / len(table.within) * 3
+    expected = len(planner.table(Machine(WIDTHS, WIDTHS), stricter).within) / len(table.within) * 3
     assert risk_share(planner, first) / risk_share(planner, second) == pytest.approx(expected, rel=0.05)
 
 

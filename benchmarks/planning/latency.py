@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import qpart_fx as qpart
-from qpart_fx.exact_planner import ExactPlanner, Widths
+from qpart_fx.exact_planner import ExactPlanner, Machine
 from qpart_fx.noise import WIDTHS
 from qpart_fx.request_columns import columns_of
 
@@ -74,7 +74,7 @@ def measure(profile: qpart.Profile) -> dict[str, Any]:
     for level in LADDER:  # the patterns of every level are made
         profile.plan(request(level, 1e9, 1e6, 1))
     stored = _times([_timed(profile.plan, each)[:2] for each in requests])
-    table = ExactPlanner(profile).table(Widths(WIDTHS, WIDTHS), profile.levels[-1])
+    table = ExactPlanner(profile).table(Machine(WIDTHS, WIDTHS), profile.levels[-1])
     return {
         "times": {
             "stored": stored,

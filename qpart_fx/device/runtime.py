@@ -85,6 +85,12 @@ class _Output:
             return made in DTYPES
         return made == (self.grid.dtype if not self.as_codes else "uint8" if self.grid.bits <= 8 else "uint16")
 
+    def clipped(self, made: Array) -> Array:
+        """Codes of fewer bits than their integers have: the graph leaves those beyond the last as they are."""
+        if self.grid is None or not self.as_codes or self.grid.bits in (8, 16):
+            return made
+        return np.asarray(np.minimum(made, made.dtype.type(2**self.grid.bits - 1)))
+
     def value(self, made: Array) -> Array:
         """In floats, as PyTorch's head returns it."""
         return self.grid.decode(made) if self.grid is not None and self.as_codes else made
@@ -197,27 +203,33 @@ class HeadRuntime:
             made: list[Array] = self._session.run(None, given)
         except _FAILURES as error:
             raise RequestError(f"the head cannot run on these inputs: {_line(error)}") from error
-        return made
+        return [output.clipped(each) for output, each in zip(self._outputs, made, strict=True)]
 
 
 def _session(head: Head, threads: int | None) -> Any:
     """Made with the tensors of ``head``, which are let go of: onnxruntime keeps its own."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    options.intra_op_num_threads = threads or 0
+    arrays = _arrays(head)
+    codes = [array.astype(np.int16) for name, array in arrays.items() if name.endswith(_CODES)]
+    options = session_options(threads, exact=any(np.abs(each).max(initial=0) > _SAFE for each in codes))
     options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format is checked less
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     graph = _graph(head.tensors[ONNX_GRAPH])
-    arrays = _arrays(head)
-    codes = [array.astype(np.int16) for name, array in arrays.items() if name.endswith(_CODES)]
-    if any(np.abs(each).max(initial=0) > _SAFE for each in codes) and not _adds_in_32_bits():
-        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
         options.add_external_initializers(list(arrays), values)
         return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
     except _FAILURES as error:
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot run this head: {_line(error)}") from error
+
+
+def session_options(threads: int | None, *, exact: bool) -> Any:
+    """Those of every session here. ``exact``: integers of 8 bits are multiplied, which not all kernels do exactly."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    options.intra_op_num_threads = threads or 0
+    if exact and not _adds_in_32_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 def _adds_in_32_bits() -> bool:

@@ -31,7 +31,7 @@ class WholeGraph:
 
     ``home``: the block of each layer, (L,); ``weight_bits`` and ``noise`` at each of R ``resolutions``, (L, R).
     ``value_sizes`` in quantized elements, (V,), and ``value_noise`` at each of ``WIDTHS``, (V, W): of the values of
-    ``graph``.
+    ``graph``. ``device_macs``: of each block, as many as would take the device as long, (B,).
     """
 
     graph: CutGraph
@@ -42,6 +42,7 @@ class WholeGraph:
     noise: Floats
     value_sizes: Floats
     value_noise: Floats
+    device_macs: Floats
 
     @classmethod
     def of(
@@ -52,11 +53,19 @@ class WholeGraph:
         weight_bits: Mapping[str, Sequence[float]],
         noise: Mapping[str, Sequence[float]],
         value_noise: Mapping[str, Sequence[float]],
+        device_macs: Mapping[str, float] | None = None,
     ) -> WholeGraph:
         """From the bits and the noise of each layer at each of ``resolutions``, and the noise of each value, by name.
 
         A value whose noise is not known makes none and costs nothing: a lower bound is still one.
+
+        Args:
+            device_macs: of nodes, by name, where those of a device are others than the graph's.
         """
+        of_blocks = [
+            block.macs if device_macs is None else sum(device_macs.get(name, 0.0) for name in block.nodes)
+            for block in graph.blocks
+        ]
         block_of = {name: index for index, block in enumerate(graph.blocks) for name in block.nodes}
         silent = (0.0,) * len(WIDTHS)
         return cls(
@@ -68,6 +77,7 @@ class WholeGraph:
             noise=np.array([noise[name] for name in weight_bits]).reshape(-1, len(resolutions)),
             value_sizes=np.array([value.elements * (value.name in value_noise) for value in graph.values], dtype=float),
             value_noise=np.array([value_noise.get(value.name, silent) for value in graph.values]),
+            device_macs=np.array(of_blocks, dtype=np.float64),
         )
 
     def lower_bound(self, request: Request, budget: float, reached: float) -> float:
@@ -107,7 +117,7 @@ class WholeGraph:
         exact_bits = np.array([value.exact_bits for value in self.graph.values], dtype=np.float64)
         return PricedGraph(
             self.graph,
-            device=device_mac * macs,
+            device=device_mac * self.device_macs,
             server=server_mac * macs,
             crossing=crossing_bit * exact_bits,
             home=self.home,

@@ -1,0 +1,1 @@
+"""Whether a device that was calibrated predicts how long its heads take."""
