@@ -3,9 +3,9 @@
 One service, ``qpart.v1.QPart``, of three methods whose messages are bytes:
 
 ``Plan``
-    A :class:`PlanQuery` in, a :class:`PlanAnswer` out, with :data:`HASH` (the SHA-256 of its text) in the initial
+    A :class:`PlanQuery` in, a :class:`PlanAnswer` out, with :data:`HASH` (the SHA-256 of its text) in the trailing
     metadata. An answer is deflated against the one that the query says the device knows, if the server remembers it:
-    then :data:`KNOWN` in the initial metadata names that one, and what did not change takes no bytes.
+    then :data:`KNOWN` in the trailing metadata names that one, and what did not change takes no bytes.
 ``Head``
     A :class:`HeadQuery` in, a stream of chunks of :data:`CHUNK_BYTES` at most out: a head's file, the update that makes
     it of the held one, or nothing. The initial metadata say which (:data:`KIND`), how many bytes follow
@@ -13,7 +13,7 @@ One service, ``qpart.v1.QPart``, of three methods whose messages are bytes:
 ``Infer``
     A message of :mod:`qpart_fx.message` in, with :data:`PLAN` (which plan's head made it) and :data:`CALL` (a key of
     the caller's) in its metadata; a message of the model's outputs as they are out, with :data:`CALL` echoed in the
-    initial metadata. The answer to ``Plan`` says how they make up the model's output.
+    trailing metadata. The answer to ``Plan`` says how they make up the model's output.
 
 Hashes are SHA-256 in hexadecimal. A bearer token stands in the metadata ``authorization``.
 """
