@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from . import container
@@ -130,10 +131,10 @@ def _points(curve: DropCurve) -> dict[str, list[float]]:
 
 
 def _curve(record: Any) -> DropCurve:
-    return DropCurve(
-        *(np.array(_NUMBERS.validate_python(record[name])) for name in ("noise", "drop", "measured")),
-        flipped=np.array(_NUMBERS.validate_python(record.get("flipped", record["drop"]))),
-    )
+    def points(name: str) -> NDArray[np.float64]:
+        return np.array(_NUMBERS.validate_python(record.get(name, ())))
+
+    return DropCurve(*(points(item.name) for item in fields(DropCurve)))  # what an old file lacks is as the drop
 
 
 def _without_order(cut: Cut) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
-from .answers import Answers, AnswersSeen
+from .answers import Answers
+from .answers_seen import AnswersSeen
 from .calibration import HOW, Batch, spread
 from .crossing import quantized_elements
 from .drop_curve import DropCurve, curve_of_margins, curve_of_points

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import qpart_fx as qpart
-from qpart_fx.answers import Answers, AnswersSeen
+from qpart_fx.answers import Answers
+from qpart_fx.answers_seen import AnswersSeen
 from qpart_fx.calibration import Batch
 from qpart_fx.drop_curve import DropCurve, curve_of_margins
 from qpart_fx.meta import info

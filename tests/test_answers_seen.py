@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpart_fx.answers import CERTAIN, Answers, AnswersSeen
+from qpart_fx.answers import CERTAIN, Answers
+from qpart_fx.answers_seen import AnswersSeen, chances
 
 
 def drawn(temperature: float, count: int, classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,10 +71,10 @@ def test_scores_that_are_all_alike() -> None:
 def test_chances_are_those_of_its_temperature() -> None:
     scores, labels = drawn(1.0, 300, classes=4)
     found = answers(scores, labels)
-    likely = found.chances(scores).sort(dim=1, descending=True).values
-    by_score = found.chances(scores).gather(1, scores.topk(4, dim=1).indices)
+    likely = chances(scores, found.temperature).sort(dim=1, descending=True).values
+    by_score = chances(scores, found.temperature).gather(1, scores.topk(4, dim=1).indices)
     assert torch.equal(likely, by_score)
     np.testing.assert_allclose((likely[:, :1] - likely[:, 1:]).numpy(), found.worth, atol=1e-9)
-    unsure = answers(scores, None).chances(scores)
+    unsure = chances(scores, answers(scores, None).temperature)
     assert torch.equal(unsure.argmax(1), scores.argmax(1))
     assert set(unsure.unique().tolist()) == {0.0, 1.0}
