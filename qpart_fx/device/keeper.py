@@ -35,7 +35,7 @@ _PING_S = 2.0
 _PLAN_S = 60.0
 """For a plan: the server may have to make its head first."""
 
-LASTING = {Kind.REFUSED, Kind.INFEASIBLE, Kind.FORGOTTEN}
+LASTING = {Kind.REFUSED, Kind.INFEASIBLE, Kind.FORGOTTEN, Kind.UNFIT}
 """What a query for a plan ends in where the server will not have it, now or in a second."""
 
 _LASTING_REST_S = 5.0
@@ -89,6 +89,7 @@ class Keeper:
         self._served: Served | None = None
         self._head: bytes | None = None
         self._wanted: Link | None = None
+        self._was_unfit = False
         self._planned_for = request.link
         self._asked = True  # at the start
         self._unmeasured = False  # whether nothing was sent since the last look
@@ -201,6 +202,10 @@ class Keeper:
         """The server was looked at, and is not well."""
         if self._closed:
             return
+        if failure.kind is Kind.UNFIT and not self._was_unfit:  # once, it may be the link that altered the query
+            self._was_unfit, failure = True, Failure(Kind.BROKEN, str(failure))
+        else:
+            self._was_unfit = failure.kind is Kind.UNFIT
         if self._breaker.why is None or str(self._breaker.why) != str(failure):
             _LOG.info("no plan from the server: %s", failure)
         self._breaker.still_bad(failure, rest_s=failure.rest_s or (_LASTING_REST_S if failure.kind in LASTING else 0))
@@ -290,6 +295,8 @@ class Keeper:
     def _made(self, answer: PlanAnswer, held: bytes | None, link: Link) -> Served:
         """What ``answer`` says, with its head."""
         plan = Plan.from_json(json.dumps({**answer.plan}))
+        if plan.max_accuracy_drop != self._request.max_accuracy_drop:
+            raise Failure(Kind.BROKEN, "the plan is for another accuracy than was asked for")
         served = self._served
         if served is not None and served.answer.head_hash == answer.head_hash:
             return Served(answer, plan, served.head, link)

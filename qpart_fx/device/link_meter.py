@@ -26,8 +26,8 @@ _LEAST_BPS, _MOST_BPS = 1e2, 1e11
 _CLEAR = 3.0
 """How many times the spread of pings a message has to take longer than they do, to tell a rate."""
 
-_LEAST_SPREAD_S = 2e-4
-"""Of what any machine takes for a call."""
+_CLEAR_S = 0.005
+"""And at least so many seconds: machines take some more or less for a call than they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +98,19 @@ class LinkMeter:
             self._chunks.clear()
 
     def _rate(self) -> float | None:
-        """Up; the one before where messages take hardly longer than pings, and tell none."""
+        """Up. Where messages take hardly longer than pings, the rate is such that they would not."""
         before = self._estimate.uplink_bps
         if not self._messages:
             return before
         pings = self._pings or [0.0]
         least = median(pings)
-        spread = median(abs(each - least) for each in pings)
-        if median(seconds for _, seconds in self._messages) - least <= _CLEAR * max(spread, _LEAST_SPREAD_S):
-            return before
-        slope = median((seconds - ping) / size for (size, seconds), ping in product(self._messages, pings))
-        return _bounded(8.0 / max(slope, 1e-12))
+        clear = max(_CLEAR * median(abs(each - least) for each in pings), _CLEAR_S)
+        if median(seconds for _, seconds in self._messages) - least > clear:
+            slope = median((seconds - ping) / size for (size, seconds), ping in product(self._messages, pings))
+            return _bounded(8.0 / max(slope, 1e-12))
+        if before is None:
+            return None
+        return max(before, _bounded(8.0 * median(size for size, _ in self._messages) / clear))
 
 
 def _bounded(bps: float) -> float:
