@@ -24,6 +24,8 @@ from qpart_fx.device.head_cache import hash_of
 from qpart_fx.head_update import make_update
 from qpart_fx.serving_protocol import HeadQuery, PlanAnswer, PlanQuery
 
+SERVER_S = "qpart-server-s"
+
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 
@@ -175,6 +177,7 @@ class FakeServer:
 
     def _infer(self, message: bytes, context: Any) -> bytes:
         self._entered("Infer", context)
+        start = time.perf_counter()
         metadata = dict(context.invocation_metadata())
         made = self._found(metadata[protocol.PLAN], context)
         try:
@@ -186,7 +189,8 @@ class FakeServer:
             output = made.split.tail(*payload)
         values = output if isinstance(output, tuple) else tuple(output.values()) if isinstance(output, dict) else (output,)
         self.calls.append(metadata[protocol.CALL])
-        context.set_trailing_metadata(((protocol.CALL, self.misbehaviour.key(metadata[protocol.CALL])),))
+        own = (protocol.CALL, self.misbehaviour.key(metadata[protocol.CALL])), (SERVER_S, f"{time.perf_counter() - start}")
+        context.set_trailing_metadata(own)
         return self.misbehaviour.say(pack_arrays([value.numpy() for value in values]))
 
 
