@@ -67,6 +67,40 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=50, help="runs of each (default: %(default)s)")
     bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
     bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
+    run = commands.add_parser(
+        "run",
+        help="run a model of a server, its head on this machine",
+        description="Ask the server at TARGET for a plan for MODEL and its head, run the head here and the tail there, "
+        "and write the model's outputs. Needs no torch. Each answer's source, time and bytes go to standard error.",
+    )
+    run.add_argument("target", metavar="TARGET", help="host:port")
+    run.add_argument("model", metavar="MODEL", help="its name in the server's catalog")
+    run.add_argument(
+        "--input", type=Path, action="append", required=True, metavar="FILE",
+        help="an array (.npy) for each of the model's arguments in their order, or arrays by name (.npz)",
+    )  # fmt: skip
+    run.add_argument("--output", type=Path, metavar="FILE", help="where the outputs go: .npy for one array, else .npz")
+    run.add_argument(
+        "--device", type=Path, metavar="JSON",
+        help="what is asked for: a request's fields, or a device's alone (default: 1 GHz, one cycle a multiply-add)",
+    )  # fmt: skip
+    run.add_argument("--max-drop", type=float, metavar="FRACTION", help="accuracy that may be lost (default: 0.01)")
+    run.add_argument("--repeat", type=int, default=1, metavar="N", help="times to run (default: %(default)s)")
+    run.add_argument(
+        "--timeout", type=float, default=30.0, metavar="S", help="seconds of a call (default: %(default)s)"
+    )
+    run.add_argument("--cache", type=Path, metavar="FOLDER", help="keep heads here for the next time")
+    run.add_argument("--cache-mb", type=int, default=256, metavar="MB", help="at most (default: %(default)s)")
+    run.add_argument("--fallback", type=Path, metavar="HEAD", help="a whole model's head, for when no server answers")
+    run.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token, and is read for each call")
+    run.add_argument("--tls", action="store_true", help="encrypt, with the certificates that the system trusts")
+    run.add_argument(
+        "--tls-ca", type=Path, metavar="PEM", help="encrypt; the server's certificate is signed by this one"
+    )
+    run.add_argument("--tls-cert", type=Path, metavar="PEM", help="this device's own certificate")
+    run.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
+    run.add_argument("--threads", type=int, help="that the head may use (default: as many as there are cores)")
+    run.add_argument("--verbose", action="store_true", help="say what the client does")
     return parser
 
 
@@ -104,6 +138,12 @@ def _bench(options: argparse.Namespace) -> None:
         container.write_file(options.json, f"{report.to_json()}\n".encode())
 
 
+def _run(options: argparse.Namespace) -> None:
+    from .device.run import run
+
+    run(options)
+
+
 def _read_plan(path: Path) -> Plan:
     """The plan in a plan.json or in the file of a split model; torch is not needed for it."""
     content = _read(path)
@@ -122,4 +162,4 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
 
 
-_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench}
+_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench, "run": _run}

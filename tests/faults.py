@@ -1,7 +1,7 @@
 """A TCP proxy that misbehaves: between a client and a server in tests, it does to the bytes what a network may.
 
-    with FaultProxy(port_of_the_server) as proxy:
-        proxy.faults = Faults(cut_after=2000)
+with FaultProxy(port_of_the_server) as proxy:
+    proxy.faults = Faults(cut_after=2000)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Faults:
 
     ``up_bps``, ``down_bps``: the rates towards the server and back. ``delay_s``: each way. ``frozen``: nothing moves.
     ``cut_after``: bytes of answers after which connections are cut. ``swallow_after``: bytes of answers after which
-    they vanish, and the connection stays. ``alter_after``: bytes of answers after which ``altered`` of them are changed,
-    and ``alter_up_after`` likewise of requests. ``refuse``: no connection is taken. ``seed``: of the altered bits.
+    they vanish, and the connection stays. ``alter_after``: bytes of answers after which bits are flipped, ``altered`` in
+    each piece, and ``alter_up_after`` likewise of requests. ``refuse``: no connection is taken. ``seed``: of the bits.
     """
 
     up_bps: float | None = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ArtifactError, RequestError, Unavailable
+from ..errors import ArtifactError, RequestError
 from ..serving_protocol import build_outputs
 from .arrays import Array
 from .breaker import Breaker, State
@@ -70,8 +70,8 @@ class Client:
             to wait for the server while there is time, and to raise then.
         timeout_s: of one call, seconds; the fallback's own time comes on top of it.
         replanning: when to ask for another plan since the link has changed; None for never.
-        refresh_s: seconds after which the plan is asked for again in any case, since the server's price or the model may
-            have changed; None for never.
+        refresh_s: seconds after which the plan is asked for again in any case: the server's price, or the model, may
+            have changed. None for never.
         threads: that a head may use; by default as many as there are cores.
 
     Raises:
@@ -155,12 +155,12 @@ class Client:
                 seconds = time.monotonic() - start
                 size, words = len(message[1]), None if why is None else str(why)
                 return Answer(outputs, "server", served.answer.plan_id, seconds, size, received, tries, words)
-        failure = why or self._reason()
+        reason = why or self._reason()
         if self._fallback is None:
-            raise as_error(failure, self._model)
+            raise as_error(reason, self._model)
         structure = self._keeper.structure
         outputs = self._fallback(structure, args, kwargs)
-        return Answer(outputs, "fallback", None, time.monotonic() - start, 0, 0, tries, str(failure))
+        return Answer(outputs, "fallback", None, time.monotonic() - start, 0, 0, tries, str(reason))
 
     def prepare(self, timeout_s: float = 60.0) -> Plan:
         """Wait until there is a plan and its head is here; returns the plan.

@@ -290,7 +290,7 @@ class Keeper:
 
     def _query(self, link: Link, held: bytes | None, known: PlanAnswer | None) -> PlanQuery:
         request = self._fields if link == self._request.link else self._fields | {"link": dataclasses.asdict(link)}
-        return PlanQuery(self._model, request, None if held is None else hash_of(held), known and known.hash)
+        return PlanQuery(self._model, request, None if held is None else hash_of(held), None if known is None else known.hash)
 
     def _made(self, answer: PlanAnswer, held: bytes | None, link: Link) -> Served:
         """What ``answer`` says, with its head."""
@@ -350,7 +350,9 @@ class Keeper:
             self._served, self._planned_for = served, served.link
             self.changed.notify_all()
         if before is None or before.answer.plan_id != served.answer.plan_id:
-            _LOG.info("the plan in use: cut at %s, head of %d bytes", ", ".join(served.plan.cut), served.answer.head_bytes)
+            _LOG.info(
+                "the plan in use: cut at %s, head of %d bytes", ", ".join(served.plan.cut), served.answer.head_bytes
+            )
         if self._cache is not None and (known is None or known.hash != served.answer.hash):
             self._cache.remember(self._name, served.answer.text)
             self._cache.remember(self._model, served.answer.text)

@@ -91,7 +91,7 @@ class LinkMeter:
             self._estimate = replace(self._estimate, downlink_bps=median(self._chunks))
 
     def forget(self) -> None:
-        """The link is not what it was: what was taken in counts no more. The estimate stands until the next transfers."""
+        """The link is not what it was: what was taken in counts no more. The estimate stands until the next one."""
         with self._lock:
             self._pings.clear()
             self._messages.clear()

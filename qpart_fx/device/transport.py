@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 import uuid
@@ -132,9 +131,7 @@ class Transport:
             connection.unary(_PING)(b"", timeout=timeout_s, metadata=self._metadata())
         return time.perf_counter() - start
 
-    def plan(
-        self, query: PlanQuery, known: PlanAnswer | None, timeout_s: float, *, padding: int = 0
-    ) -> PlanAnswer:
+    def plan(self, query: PlanQuery, known: PlanAnswer | None, timeout_s: float, *, padding: int = 0) -> PlanAnswer:
         """The answer to ``query``, whose ``knows`` is ``known``. ``padding``: bytes without meaning that are sent too.
 
         Raises:

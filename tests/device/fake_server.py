@@ -31,9 +31,8 @@ Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 @dataclass
 class Misbehaviour:
-    """``refuse``: what calls of a method end in. ``say``: what an answer of the tail becomes. ``key``: the call key that
-    is echoed. ``delay_s``: before an answer of the tail. ``spoil_head``: what a head's bytes become. ``price_per_s``:
-    replaces the server's."""
+    """``refuse``: what calls of a method end in. ``say``: what an answer of the tail becomes. ``key``: the call's key that
+    it echoes. ``delay_s``: before an answer of the tail. ``spoil_head``: what a head's bytes become."""
 
     refuse: dict[str, Refusal] = field(default_factory=dict)
     say: Callable[[bytes], bytes] = bytes
@@ -187,9 +186,14 @@ class FakeServer:
         time.sleep(self.misbehaviour.delay_s)
         with torch.no_grad():
             output = made.split.tail(*payload)
-        values = output if isinstance(output, tuple) else tuple(output.values()) if isinstance(output, dict) else (output,)
+        values = (
+            output if isinstance(output, tuple) else tuple(output.values()) if isinstance(output, dict) else (output,)
+        )
         self.calls.append(metadata[protocol.CALL])
-        own = (protocol.CALL, self.misbehaviour.key(metadata[protocol.CALL])), (SERVER_S, f"{time.perf_counter() - start}")
+        own = (
+            (protocol.CALL, self.misbehaviour.key(metadata[protocol.CALL])),
+            (SERVER_S, f"{time.perf_counter() - start}"),
+        )
         context.set_trailing_metadata(own)
         return self.misbehaviour.say(pack_arrays([value.numpy() for value in values]))
 

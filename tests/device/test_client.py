@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,14 @@ def made(server: FakeServer, **others: Any) -> Client:
     return Client(server.address, "model", given.pop("request", REQUEST), **given)
 
 
+@cache
+def pictures() -> NDArray[np.float32]:
+    made: NDArray[np.float32] = network("classifier")[1][0].numpy()
+    return made
+
+
 def images(start: int = 0, stop: int = 3) -> NDArray[np.float32]:
-    taken: NDArray[np.float32] = network("classifier")[1][0][start:stop].numpy()
-    return taken
+    return pictures()[start:stop]
 
 
 def right(server: FakeServer, answer: Answer, x: NDArray[Any]) -> bool:
@@ -237,7 +243,11 @@ def test_without_a_fallback_lateness_is_said(server: FakeServer) -> None:
 
 
 REFUSALS: dict[str, tuple[Any, type[Exception], str]] = {
-    "who asks": ((grpc.StatusCode.UNAUTHENTICATED, "no token", ()), qpart.QPartError, "refuses model 'model': no token"),
+    "who asks": (
+        (grpc.StatusCode.UNAUTHENTICATED, "no token", ()),
+        qpart.QPartError,
+        "refuses model 'model': no token",
+    ),
     "permission": ((grpc.StatusCode.PERMISSION_DENIED, "not you", ()), qpart.QPartError, "not you"),
     "no model": ((grpc.StatusCode.NOT_FOUND, "there is none", ()), qpart.QPartError, "there is none"),
     "infeasible": (

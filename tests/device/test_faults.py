@@ -1,9 +1,8 @@
-"""What networks and servers do to a device: no call hangs, none is lost, none is answered wrongly, and all is well again
-when the server is. Each fault a few times; a hundred times in the slow run."""
+"""What networks and servers do to a device: no call hangs, none is lost, none is answered wrongly, and all is well
+again when the server is. Each fault a few times; a hundred times in the slow run."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,15 @@ PATIENCE_S = 120.0
 REPEATS = [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)]
 
 
+@cache
+def pictures() -> NDArray[np.float32]:
+    made: NDArray[np.float32] = network("classifier")[1][0].numpy()
+    return made
+
+
 def images(place: int) -> NDArray[np.float32]:
     """Different ones for each place."""
-    taken: NDArray[np.float32] = network("classifier")[1][0][place % 40 : place % 40 + 1].numpy()
-    return taken
+    return pictures()[place % 40 : place % 40 + 1]
 
 
 @dataclass
@@ -93,7 +98,10 @@ class Caller:
         """Until so many more answers have come from there."""
         before, until = self.count(source), time.monotonic() + PATIENCE_S
         while self.count(source) < before + more:
-            if time.monotonic() > until or any(each.done() for each in self._made):
+            for each in self._made:
+                if each.done():  # a lost call
+                    each.result()
+            if time.monotonic() > until:
                 return False
             time.sleep(0.005)
         return True
@@ -189,9 +197,7 @@ FAULTS: dict[str, Faults] = {
 
 @pytest.mark.parametrize("times", REPEATS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_network_that_misbehaves(
-    proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int
-) -> None:
+def test_a_network_that_misbehaves(proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int) -> None:
     with client_of(proxy.address) as client:
         client.prepare()
         caller = Caller(client, expected)
@@ -200,9 +206,10 @@ def test_a_network_that_misbehaves(
             proxy.faults = replace(FAULTS[fault], seed=repeat)
             if fault == "refused":
                 proxy.cut()
-            bad = threading.Timer(0.01 + 0.002 * (repeat % 50), lambda: None)
-            bad.start()
-            assert caller.wait_for("fallback", 1) if "altered" not in fault else not bad.join(1.0)
+            if "altered" in fault:  # which calls may survive, and a fallback may not be needed
+                time.sleep(0.02)
+            else:
+                assert caller.wait_for("fallback", 1)
             proxy.faults = Faults()
             assert caller.wait_for("server", 1)
         calls = caller.stop()
@@ -238,4 +245,3 @@ def test_a_server_that_is_gone(
         assert (calls.wrong, calls.lost) == (0, 0)
     finally:
         process.kill()
-    assert os.path.exists(tmp_path)

@@ -130,7 +130,9 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
         assert found
     """
     workers = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(work), str(tmp_path), str(seed)], stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(work), str(tmp_path), str(seed)], stderr=subprocess.PIPE
+        )
         for seed in range(3)
     ]
     for worker in workers:

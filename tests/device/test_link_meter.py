@@ -16,7 +16,9 @@ from qpart_fx.device.replanning import Replanning, rounded
 LINK = Link(uplink_bps=20e6, downlink_bps=50e6, round_trip_s=0.02)
 
 
-def used(rate: float, delay: float, sizes: list[int], *, meter: LinkMeter | None = None, noise: float = 0.0) -> LinkMeter:
+def used(
+    rate: float, delay: float, sizes: list[int], *, meter: LinkMeter | None = None, noise: float = 0.0
+) -> LinkMeter:
     """A meter that saw pings, and messages of ``sizes`` bytes, on a link."""
     meter, draw = meter or LinkMeter(), random.Random(0)
     for _ in range(3):
