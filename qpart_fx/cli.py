@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__, container
 from .errors import ArtifactError, MissingDependencyError, QPartError
@@ -67,6 +68,50 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=50, help="runs of each (default: %(default)s)")
     bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
     bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
+    _add_serve(commands)
+    _add_run(commands)
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="answer devices with plans and heads, and finish their inferences",
+        description="Serve the profiles in the folder CATALOG (NAME.qpart, of Profile.save) over gRPC: plans, heads and "
+        "tails for qpart_fx.device, and the Open Inference Protocol for others. A profile that is put there or replaced "
+        "is served a second later. The log, a JSON object a line, goes to standard error. SIGTERM or SIGINT: finish what "
+        "was taken, and end; a second one: end now.",
+    )
+    serve.add_argument("catalog", type=Path, metavar="CATALOG")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8471, help="0 for any that is free (default: %(default)s)")
+    secure = serve.add_argument_group("security (see SECURITY.md)")
+    secure.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for TLS")
+    secure.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    secure.add_argument("--client-ca", type=Path, metavar="PEM", help="take only clients with certificates of these")
+    secure.add_argument("--tokens", type=Path, metavar="JSON", help="take only clients with tokens listed here")
+    secure.add_argument("--rate", type=float, metavar="CALLS", help="that one client may make a second")
+    secure.add_argument("--max-message-mb", type=int, default=16, metavar="MB", help="of a call (default: %(default)s)")
+    load = serve.add_argument_group("load")
+    load.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="samples run together (default: %(default)s)"
+    )
+    load.add_argument("--max-delay-ms", type=float, default=0.0, metavar="MS",
+                      help="that a call may wait for others while nothing runs (default: %(default)s)")  # fmt: skip
+    load.add_argument("--queue", type=int, default=256, metavar="N", help="calls that may wait (default: %(default)s)")
+    load.add_argument("--memory-mb", type=int, default=1024, metavar="MB",
+                      help="for heads and tails that are kept (default: %(default)s)")  # fmt: skip
+    load.add_argument("--threads", type=int, metavar="N", help="of a tail (default: as many as there are cores)")
+    load.add_argument("--price-by-load", action="store_true",
+                      help="plans count a second of a busy server as longer, so that devices do more")  # fmt: skip
+    watch = serve.add_argument_group("watching it")
+    watch.add_argument("--metrics-port", type=int, metavar="PORT", help="for Prometheus, at /metrics")
+    watch.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
+    watch.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info",
+                       help="(default: %(default)s)")  # fmt: skip
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="run a model of a server, its head on this machine",
@@ -101,7 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
     run.add_argument("--threads", type=int, help="that the head may use (default: as many as there are cores)")
     run.add_argument("--verbose", action="store_true", help="say what the client does")
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -138,6 +182,15 @@ def _bench(options: argparse.Namespace) -> None:
         container.write_file(options.json, f"{report.to_json()}\n".encode())
 
 
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from .serving.server import Settings, serve
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("serving", extra="serve,torch,onnx") from error
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "rate", "max_message_mb")}
+    serve(Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20))
+
+
 def _run(options: argparse.Namespace) -> None:
     from .device.run import run
 
@@ -162,4 +215,4 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
 
 
-_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench, "run": _run}
+_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench, "serve": _serve, "run": _run}

@@ -53,7 +53,7 @@ HEAD, UPDATE, SAME = "head", "update", "same"
 
 CHUNK_BYTES = 256 * 1024
 
-MAX_QUERY_BYTES = 1 << 20
+MAX_QUERY_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 1 << 24
 """Of a query's and an answer's text: no more is inflated."""
 

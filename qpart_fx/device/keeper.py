@@ -290,7 +290,9 @@ class Keeper:
 
     def _query(self, link: Link, held: bytes | None, known: PlanAnswer | None) -> PlanQuery:
         request = self._fields if link == self._request.link else self._fields | {"link": dataclasses.asdict(link)}
-        return PlanQuery(self._model, request, None if held is None else hash_of(held), None if known is None else known.hash)
+        return PlanQuery(
+            self._model, request, None if held is None else hash_of(held), None if known is None else known.hash
+        )
 
     def _made(self, answer: PlanAnswer, held: bytes | None, link: Link) -> Served:
         """What ``answer`` says, with its head."""

@@ -77,12 +77,12 @@ class Catalog:
             if name == path.name or path.name.startswith("."):
                 continue
             try:
-                state = self._state(path)
+                real, state = self._examined(path)
             except OSError as error:
-                self._complain(name, (), f"cannot be read: {error.strerror}", seen)
+                self._complain(name, f"it cannot be read: {error.strerror}", seen)
                 continue
             except ArtifactError as error:
-                self._complain(name, (), str(error), seen)
+                self._complain(name, str(error), seen)
                 continue
             seen[name] = state
             known = self._models.get(name)
@@ -91,7 +91,7 @@ class Catalog:
                     found[name] = known
                 continue
             try:
-                found[name] = Model(name, path, *_identity(path))
+                found[name] = Model(name, real, *_identity(real))
             except (ArtifactError, OSError) as error:
                 log("warning", "model left out", model=name, reason=str(error))
                 if known is not None:
@@ -102,8 +102,8 @@ class Catalog:
         self._models, self._seen = found, seen
         return changed
 
-    def _state(self, path: Path) -> tuple[int, ...]:
-        """What changes when a file does.
+    def _examined(self, path: Path) -> tuple[Path, tuple[int, ...]]:
+        """Where a file really lies, and what changes when it does.
 
         Raises:
             ArtifactError: it is none that may be read.
@@ -116,12 +116,12 @@ class Catalog:
         found = os.stat(real)
         if not stat.S_ISREG(found.st_mode):
             raise ArtifactError("it is no file")
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return real, (found.st_ino, found.st_size, found.st_mtime_ns)
 
-    def _complain(self, name: str, state: tuple[int, ...], reason: str, seen: dict[str, tuple[int, ...]]) -> None:
-        if self._seen.get(name) != state:
+    def _complain(self, name: str, reason: str, seen: dict[str, tuple[int, ...]]) -> None:
+        seen[name] = ()
+        if self._seen.get(name) != ():  # not again and again
             log("warning", "model left out", model=name, reason=reason)
-        seen[name] = state
 
     @staticmethod
     def _tell(name: str, before: Model | None, after: Model | None) -> None:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from ..backends.packed import pack_tail
 from ..errors import ModelError, RequestError
 from ..inputs import copied, example_inputs
-from ..quantized import crossing_nodes, payload_quantizers
+from ..quantized import payload_quantizers
 from ..serving_protocol import output_names
 from .output_structure import values_of
 from .planner import Grid, Tail, Value
@@ -42,8 +42,7 @@ def probed(head: GraphModule | None, tail: GraphModule) -> Tail:
     grids = [None] * len(payload) if head is None else [
         None if each is None else Grid(each.bits, each.step, each.zero_point) for each in payload_quantizers(head)
     ]  # fmt: skip
-    nodes = [node for node in tail.graph.nodes if node.op == "placeholder"] if head is None else crossing_nodes(head)
-    names = [str(node.target).lstrip("*") if head is None else node.name for node in nodes]
+    names = [str(node.target).lstrip("*") for node in tail.graph.nodes if node.op == "placeholder"]
     return Tail(
         content=pack_tail(tail),
         takes=tuple(_value(*each, batches) for each in zip(names, payload, grids, strict=True)),

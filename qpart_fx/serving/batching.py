@@ -1,0 +1,194 @@
+"""A bounded queue before the thread that runs tails, from which calls that can run together are taken together.
+
+Whenever the thread has room, the calls are taken that can run with the one that has waited longest. Under load batches
+grow by themselves, and without load nothing waits, unless ``max_delay_s`` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpc import StatusCode
+
+from .load import Load
+from .log import log
+from .refusal import Refused, expired, overloaded
+from .tails import Payload, Row, ServedTail
+from .worker import Worker
+
+_AHEAD = 2
+"""Batches in the thread's hands: the one that runs, and the next."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """``deadline``: by the clock of the loop; None for none. ``key``: of its lane."""
+
+    tail: ServedTail
+    payload: Payload
+    key: Any
+    since: float
+    deadline: float | None
+    answer: asyncio.Future[list[Row]]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Calls that can run together, in their order."""
+
+    calls: deque[_Call] = field(default_factory=deque)
+    samples: int = 0
+
+
+class Batcher:
+    """Takes calls, and runs them as batches.
+
+    Args:
+        max_batch: samples of a batch; one call may have more.
+        max_delay_s: how long a call may wait for others, though the thread has room.
+        max_calls, max_bytes: that may wait; calls beyond are refused.
+        ran: told of each batch: its samples and seconds.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        max_batch: int,
+        max_delay_s: float,
+        max_calls: int,
+        max_bytes: int,
+        ran: Callable[[int, float], None] = lambda samples, seconds: None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._worker = Worker()
+        self._load, self._ran = load, ran
+        self._max_batch, self._max_delay_s = max_batch, max_delay_s
+        self._max_calls, self._max_bytes = max_calls, max_bytes
+        self._lanes: dict[Any, _Lane] = {}  # by age: the lane whose first call is oldest need not be the first
+        self._calls = self._bytes = self._running = 0
+        self._seconds_a_call = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = False
+
+    @property
+    def waiting(self) -> int:
+        """Calls that do not run yet."""
+        return self._calls
+
+    async def run(self, tail: ServedTail, payload: Payload, deadline: float | None) -> list[Row]:
+        """The values of the model's output for one call.
+
+        Args:
+            deadline: by the clock of the loop; the call does not run after it.
+
+        Raises:
+            Refused: there is no room, the deadline has passed, or the tail does not take the values.
+        """
+        if self._calls >= self._max_calls or self._bytes + payload.size > self._max_bytes:
+            raise overloaded(f"{self._calls} calls wait", max(self._calls * self._seconds_a_call, 0.001))
+        answer: asyncio.Future[list[Row]] = self._loop.create_future()
+        key = (id(tail), payload.key) if payload.key is not None else object()
+        self._lanes.setdefault(key, _Lane())
+        lane = self._lanes[key]
+        lane.calls.append(_Call(tail, payload, key, self._loop.time(), deadline, answer))
+        lane.samples += payload.samples
+        self._count(1, payload.size)
+        self._kick()
+        return await answer
+
+    def stop(self) -> None:
+        """Let the thread end; calls that still wait are refused."""
+        for lane in self._lanes.values():
+            for call in lane.calls:
+                _refuse(call, Refused(StatusCode.UNAVAILABLE, "the server stops"))
+        self._lanes.clear()
+        self._worker.stop()
+
+    def _kick(self) -> None:
+        """Look for work once the loop has read what has arrived: calls that arrive together then run together."""
+        if not self._due and self._running < _AHEAD:
+            self._due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._running < _AHEAD and self._lanes:
+            key, lane = min(self._lanes.items(), key=lambda item: item[1].calls[0].since)
+            wait = lane.calls[0].since + self._max_delay_s - self._loop.time()
+            if wait > 0 and lane.calls[0].payload.key is not None and lane.samples < self._max_batch:
+                full = next((item for item in self._lanes.items() if item[1].samples >= self._max_batch), None)
+                if full is None:
+                    self._timer = self._loop.call_later(wait, self._kick)
+                    return
+                key, lane = full
+            batch = self._taken(lane)
+            if not lane.calls:
+                del self._lanes[key]
+            if batch:
+                self._start(batch)
+
+    def _taken(self, lane: _Lane) -> list[_Call]:
+        """The first calls of a lane that are still waited for."""
+        batch: list[_Call] = []
+        samples, now = 0, self._loop.time()
+        while lane.calls:
+            call = lane.calls[0]
+            if batch and samples + call.payload.samples > self._max_batch:
+                break
+            lane.calls.popleft()
+            lane.samples -= call.payload.samples
+            self._count(-1, -call.payload.size)
+            if call.answer.done():  # nobody waits any more
+                continue
+            if call.deadline is not None and call.deadline <= now:
+                _refuse(call, expired())
+                continue
+            batch.append(call)
+            samples += call.payload.samples
+        return batch
+
+    def _count(self, calls: int, size: int) -> None:
+        self._calls += calls
+        self._bytes += size
+        self._load.waiting(self._calls / self._max_calls)
+
+    def _start(self, batch: list[_Call]) -> None:
+        self._running += 1
+        tail, payloads = batch[0].tail, [call.payload for call in batch]
+
+        def job() -> tuple[Sequence[list[Row] | Refused], float]:
+            start = time.perf_counter()
+            try:
+                found: Sequence[list[Row] | Refused] = tail.run(payloads)
+            except Exception:
+                log("error", "tail failed", trace=True)
+                found = [Refused(StatusCode.INTERNAL, "the tail failed: see the server's log")] * len(payloads)
+            return found, time.perf_counter() - start
+
+        self._worker.submit(job, lambda done: self._finish(batch, *done))
+
+    def _finish(self, batch: list[_Call], found: Sequence[list[Row] | Refused], seconds: float) -> None:
+        self._running -= 1
+        self._load.ran(seconds)
+        self._seconds_a_call += 0.1 * (seconds / len(batch) - self._seconds_a_call)
+        self._ran(sum(call.payload.samples for call in batch), seconds)
+        for call, rows in zip(batch, found, strict=True):
+            if isinstance(rows, Refused):
+                _refuse(call, rows)
+            elif not call.answer.done():
+                call.answer.set_result(rows)
+        self._kick()
+
+
+def _refuse(call: _Call, why: Refused) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(why)
