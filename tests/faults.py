@@ -24,7 +24,8 @@ class Faults:
     ``up_bps``, ``down_bps``: the rates towards the server and back. ``delay_s``: each way. ``frozen``: nothing moves.
     ``cut_after``: bytes of answers after which connections are cut. ``swallow_after``: bytes of answers after which
     they vanish, and the connection stays. ``alter_after``: bytes of answers after which bits are flipped, ``altered``
-    in each piece, and ``alter_up_after`` likewise of requests. ``refuse``: no connection is taken. ``seed``: of the bits.
+    in each piece, and ``alter_up_after`` likewise of requests. ``refuse``: no connection is taken.
+    ``seed``: of the bits.
     """
 
     up_bps: float | None = None

@@ -31,8 +31,8 @@ Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 @dataclass
 class Misbehaviour:
-    """``refuse``: what calls of a method end in. ``say``: what an answer of the tail becomes. ``key``: the key of a call
-    that it echoes. ``delay_s``: before an answer of the tail. ``spoil_head``: what a head's bytes become."""
+    """``refuse``: what calls of a method end in. ``say``: what the tail's answer becomes. ``key``: the call's key
+    that is echoed. ``delay_s``: before an answer of the tail. ``spoil_head``: what a head's bytes become."""
 
     refuse: dict[str, Refusal] = field(default_factory=dict)
     say: Callable[[bytes], bytes] = bytes
