@@ -15,6 +15,10 @@ One service, ``qpart.v1.QPart``, of three methods whose messages are bytes:
     the caller's) in its metadata; a message of the model's outputs as they are out, with :data:`CALL` echoed in the
     trailing metadata. The answer to ``Plan`` says how they make up the model's output.
 
+The trailing metadata of ``Plan`` and ``Infer`` also say how long the call was the server's (:data:`SERVER_S`), which is
+no time of the link, and hold a CRC-32 of the query (:data:`CHECK`), or of the message that answers: nobody takes an
+answer for that to another call, or to a query that was altered on its way.
+
 Hashes are SHA-256 in hexadecimal. A bearer token stands in the metadata ``authorization``.
 """
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +40,9 @@ VERSION = 1
 SERVICE = "qpart.v1.QPart"
 PLAN_METHOD, HEAD_METHOD, INFER_METHOD = (f"/{SERVICE}/{name}" for name in ("Plan", "Head", "Infer"))
 
-PLAN, CALL, HASH, KNOWN, KIND, BYTES = (
-    "qpart-plan", "qpart-call", "qpart-hash", "qpart-known", "qpart-kind", "qpart-bytes",
+PLAN, CALL, HASH, KNOWN, KIND, BYTES, CHECK, SERVER_S = (
+    "qpart-plan", "qpart-call", "qpart-hash", "qpart-known", "qpart-kind", "qpart-bytes", "qpart-check",
+    "qpart-server-s",
 )  # fmt: skip
 """Keys of metadata."""
 
@@ -174,6 +180,11 @@ class HeadQuery:
         """
         record = _record(text, "plan_id holds", "the query")
         return cls(_string(record, "plan_id"), _hash(record, "holds"))
+
+
+def check_of(message: bytes) -> str:
+    """Its CRC-32, 8 hexadecimal digits."""
+    return f"{zlib.crc32(message):08x}"
 
 
 def build_outputs(structure: Any, values: Sequence[Any]) -> Any:

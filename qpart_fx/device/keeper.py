@@ -250,7 +250,7 @@ class Keeper:
         known, served = self._known(), self._served
         held = self._held(known)
         try:
-            answer = self._transport.plan(self._query(link, held, known), known, _PLAN_S)
+            answer, _ = self._transport.plan(self._query(link, held, known), known, _PLAN_S)
         except Failure as failure:
             if failure.kind is not Kind.INFEASIBLE or served is None:
                 raise
@@ -261,12 +261,11 @@ class Keeper:
             self._use(self._made(answer, held, link), known)
 
     def _measure(self, served: Served) -> None:
-        """The uplink, by asking once more, with padding: the server knows the answer by now."""
+        """The uplink, by asking once more, with padding."""
         size = int(min(_PROBE_BYTES, served.link.uplink_bps / 8 * _PROBE_S))
         query = self._query(served.link, self._head, served.answer)
-        start = time.perf_counter()
-        self._transport.plan(query, served.answer, _PLAN_S, padding=size)
-        self._meter.sent(size, 0, time.perf_counter() - start)
+        _, seconds = self._transport.plan(query, served.answer, _PLAN_S, padding=size)
+        self._meter.sent(size, 0, seconds)
 
     def _known(self) -> PlanAnswer | None:
         """The last answer, perhaps that of another process before this one."""

@@ -30,9 +30,6 @@ _MAX_ANSWER = 1 << 28
 _STALL_S = 20.0
 """A stream of which nothing has come for so long is given up."""
 
-_SERVER_S = "qpart-server-s"
-"""In the answer's metadata: the seconds that were the server's own."""
-
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
     ("grpc.enable_retries", 0),  # who calls decides
@@ -131,19 +128,28 @@ class Transport:
             connection.unary(_PING)(b"", timeout=timeout_s, metadata=self._metadata())
         return time.perf_counter() - start
 
-    def plan(self, query: PlanQuery, known: PlanAnswer | None, timeout_s: float, *, padding: int = 0) -> PlanAnswer:
-        """The answer to ``query``, whose ``knows`` is ``known``. ``padding``: bytes without meaning that are sent too.
+    def plan(
+        self, query: PlanQuery, known: PlanAnswer | None, timeout_s: float, *, padding: int = 0
+    ) -> tuple[PlanAnswer, float]:
+        """The answer to ``query``, whose ``knows`` is ``known``, and the seconds that it took without the server's own.
+        ``padding``: bytes without meaning that are sent too.
 
         Raises:
             Failure: there is none.
         """
+        sent = _padded(query.encode(), padding)
+        start = time.perf_counter()
         with self._call() as connection:
             packed, call = connection.unary(protocol.PLAN_METHOD).with_call(
-                _padded(query.encode(), padding), timeout=timeout_s, metadata=self._metadata()
+                sent, timeout=timeout_s, metadata=self._metadata()
             )
+            seconds = time.perf_counter() - start
             metadata = _metadata_of(call)
+            if metadata.get(protocol.CHECK) != protocol.check_of(sent):
+                raise Failure(Kind.BROKEN, "the query was altered on its way")
             against = known.text if known is not None and metadata.get(protocol.KNOWN) == known.hash else b""
-            return PlanAnswer.decode(packed, metadata.get(protocol.HASH, ""), against)
+            answer = PlanAnswer.decode(packed, metadata.get(protocol.HASH, ""), against)
+            return answer, max(seconds - _seconds(metadata.get(protocol.SERVER_S)), 0.0)
 
     def head(self, answer: PlanAnswer, holds: str | None) -> Download:
         """What makes the head of the plan ``answer`` out of the one with the hash ``holds``.
@@ -180,9 +186,9 @@ class Transport:
             )
             seconds = time.perf_counter() - start
             said = _metadata_of(call)
-            if said.get(protocol.CALL) != key:
+            if said.get(protocol.CALL) != key or said.get(protocol.CHECK) != protocol.check_of(answer):
                 raise Failure(Kind.BROKEN, "the answer is to another call")
-            return Reply(unpack_arrays(answer), len(answer), max(seconds - _seconds(said.get(_SERVER_S)), 0.0))
+            return Reply(unpack_arrays(answer), len(answer), max(seconds - _seconds(said.get(protocol.SERVER_S)), 0.0))
 
     def close(self) -> None:
         """Calls under way fail."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,14 +13,17 @@ from ..message import write_message
 from ..serving_protocol import (
     BYTES,
     CALL,
+    CHECK,
     CHUNK_BYTES,
     HASH,
     KIND,
     KNOWN,
     MAX_CALL_KEY,
     PLAN,
+    SERVER_S,
     HeadQuery,
     PlanQuery,
+    check_of,
 )
 from .access import Client
 from .batching import Batcher
@@ -41,13 +45,15 @@ class QPartService:
         )
 
     async def _plan(self, request: bytes, context: Any, metadata: dict[str, Any], client: Client) -> bytes:
+        start = time.perf_counter()
         try:
             query = PlanQuery.decode(request)
         except ArtifactError as error:
             raise invalid(str(error)) from None
         client.require(query.model)
         answer, knows = await self._plans.answer(query)
-        context.set_trailing_metadata(((HASH, answer.hash), *([] if knows is None else [(KNOWN, knows)])))
+        known = () if knows is None else ((KNOWN, knows),)
+        context.set_trailing_metadata(((HASH, answer.hash), *known, *_end(start, request)))
         return answer.encode(self._plans.text(knows))
 
     async def _head(
@@ -65,6 +71,7 @@ class QPartService:
             yield content[start : start + CHUNK_BYTES]
 
     async def _infer(self, request: bytes, context: Any, metadata: dict[str, Any], client: Client) -> bytes:
+        start = time.perf_counter()
         plan_id, call = metadata.get(PLAN), metadata.get(CALL)
         if not isinstance(plan_id, str) or not isinstance(call, str) or not 0 < len(call) <= MAX_CALL_KEY:
             raise invalid(f"the metadata {PLAN} and {CALL} are needed, the latter of {MAX_CALL_KEY} characters at most")
@@ -72,5 +79,11 @@ class QPartService:
         client.require(record.model.name)
         tail = self._plans.ready_tail(record) or await self._plans.tail(record)
         rows = await self._batcher.run(tail, tail.read(request), deadline_of(context))
-        context.set_trailing_metadata(((CALL, call),))
-        return write_message(rows)
+        answer = write_message(rows)
+        context.set_trailing_metadata(((CALL, call), *_end(start, answer)))
+        return answer
+
+
+def _end(start: float, message: bytes) -> tuple[tuple[str, str], ...]:
+    """What every caller is told of a call that began at ``start``."""
+    return (CHECK, check_of(message)), (SERVER_S, f"{time.perf_counter() - start:.6f}")

@@ -24,8 +24,6 @@ from qpart_fx.device.head_cache import hash_of
 from qpart_fx.head_update import make_update
 from qpart_fx.serving_protocol import HeadQuery, PlanAnswer, PlanQuery
 
-SERVER_S = "qpart-server-s"
-
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 
@@ -130,9 +128,9 @@ class FakeServer:
             answer = self._by_query[asked]
             known = self._answers.get(query.knows or "")
             self._answers[answer.hash] = answer
-        metadata: tuple[tuple[str, str], ...] = ((protocol.HASH, answer.hash),)
+        metadata = [(protocol.HASH, answer.hash), (protocol.CHECK, protocol.check_of(packed))]
         if known is not None:
-            metadata += ((protocol.KNOWN, known.hash),)
+            metadata.append((protocol.KNOWN, known.hash))
         context.set_trailing_metadata(metadata)
         return answer.encode(b"" if known is None else known.text)
 
@@ -190,12 +188,14 @@ class FakeServer:
             output if isinstance(output, tuple) else tuple(output.values()) if isinstance(output, dict) else (output,)
         )
         self.calls.append(metadata[protocol.CALL])
+        answer = self.misbehaviour.say(pack_arrays([value.numpy() for value in values]))
         own = (
             (protocol.CALL, self.misbehaviour.key(metadata[protocol.CALL])),
-            (SERVER_S, f"{time.perf_counter() - start}"),
+            (protocol.CHECK, protocol.check_of(answer)),
+            (protocol.SERVER_S, f"{time.perf_counter() - start}"),
         )
         context.set_trailing_metadata(own)
-        return self.misbehaviour.say(pack_arrays([value.numpy() for value in values]))
+        return answer
 
 
 if __name__ == "__main__":
