@@ -65,6 +65,17 @@ MAX_ANSWER_BYTES = 1 << 24
 
 MAX_CALL_KEY = 64
 
+_TYPICAL = (
+    b'{"version":1,"model":"","request":{"max_accuracy_drop":0.01,"device":{"clock_hz":1000000000.0,"cycles_per_mac":1.0,'
+    b'"kappa":1e-27,"memory_bytes":null,"weight_bits":[2,3,4,5,6,7,8,9,10,11,12,13,14,15,16],"activation_bits":null,'
+    b'"activation_bits_inside":null,"runtime":null},"server":{"clock_hz":3000000000.0,"cycles_per_mac":1.25,'
+    b'"price_per_s":0.0},"link":{"uplink_bps":1000000.0,"downlink_bps":1000000.0,"round_trip_s":0.0,'
+    b'"transmit_power_w":1.0,"receive_power_w":0.0},"objective":{"time":1.0,"energy":1.0,"cost":1.0},'
+    b'"inferences_per_download":1000,"device_holds_head":false,"deadline_s":null,"energy_budget_j":null},"holds":"",'
+    b'"knows":null}'
+)
+"""What queries look like. They are deflated against it: both sides have to have the same."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DEFLATE_WINDOW = 1 << 15
 _MAX_DEPTH = 32
@@ -83,7 +94,13 @@ class PlanQuery:
 
     def encode(self) -> bytes:
         record = {"version": VERSION, "model": self.model, "request": self.request}
-        return deflate(_text({**record, "holds": self.holds, "knows": self.knows}))
+        return deflate(_text({**record, "holds": self.holds, "knows": self.knows}), _TYPICAL)
+
+    def padded(self, size: int) -> bytes:
+        """The same with so many spaces behind it, and not compressed: to measure a link by."""
+        record = inflate(self.encode(), _TYPICAL) + b" " * size
+        packer = zlib.compressobj(0, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return packer.compress(record) + packer.flush()
 
     @classmethod
     def decode(cls, packed: bytes) -> PlanQuery:
@@ -92,7 +109,7 @@ class PlanQuery:
         Raises:
             ArtifactError: it is malformed.
         """
-        record = _record(inflate(packed, largest=MAX_QUERY_BYTES), "model request holds knows", "the query")
+        record = _record(inflate(packed, _TYPICAL, largest=MAX_QUERY_BYTES), "model request holds knows", "the query")
         request = record["request"]
         if not isinstance(request, dict):
             raise ArtifactError("the query is malformed: its request is no object")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("qpart_fx.device")
 
-_PINGS = 3
+_PINGS = 2
 _PING_S = 2.0
 _PLAN_S = 60.0
 """For a plan: the server may have to make its head first."""
@@ -221,6 +221,7 @@ class Keeper:
             Failure: the server gives none.
             ArtifactError: what it gives is of no use.
         """
+        self._transport.ping(_PING_S)  # which may have to connect first
         for _ in range(_PINGS):
             self._meter.pinged(self._transport.ping(_PING_S))
         with self.changed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import serving_protocol as protocol
-from ..container import inflate
 from ..errors import ArtifactError, MissingDependencyError, RequestError
 from ..serving_protocol import HeadQuery, PlanAnswer, PlanQuery
 from .arrays import unpack_arrays
@@ -137,7 +135,7 @@ class Transport:
         Raises:
             Failure: there is none.
         """
-        sent = _padded(query.encode(), padding)
+        sent = query.padded(padding) if padding else query.encode()
         start = time.perf_counter()
         with self._call() as connection:
             packed, call = connection.unary(protocol.PLAN_METHOD).with_call(
@@ -338,14 +336,6 @@ _MEANINGS = {
     "FAILED_PRECONDITION": Kind.INFEASIBLE,
     "INVALID_ARGUMENT": Kind.UNFIT,
 }
-
-
-def _padded(query: bytes, size: int) -> bytes:
-    """``query`` with so many spaces at its end, which are not deflated."""
-    if not size:
-        return query
-    packer = zlib.compressobj(0, zlib.DEFLATED, -15)
-    return packer.compress(inflate(query) + b" " * size) + packer.flush()
 
 
 def _failure(error: Any) -> Failure:
