@@ -77,10 +77,10 @@ def _add_serve(commands: Any) -> None:
     serve = commands.add_parser(
         "serve",
         help="answer devices with plans and heads, and finish their inferences",
-        description="Serve the profiles in the folder CATALOG (NAME.qpart, of Profile.save) over gRPC: plans, heads and "
-        "tails for qpart_fx.device, and the Open Inference Protocol for others. A profile that is put there or replaced "
-        "is served a second later. The log, a JSON object a line, goes to standard error. SIGTERM or SIGINT: finish what "
-        "was taken, and end; a second one: end now.",
+        description="Serve the profiles in the folder CATALOG (NAME.qpart, of Profile.save) over gRPC: plans, heads "
+        "and tails for qpart_fx.device, and the Open Inference Protocol for others. A profile that is put there or "
+        "replaced is served a second later. The log, a JSON object a line, goes to standard error. SIGTERM or SIGINT: "
+        "finish what was taken, and end; a second one: end now.",
     )
     serve.add_argument("catalog", type=Path, metavar="CATALOG")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
@@ -96,8 +96,8 @@ def _add_serve(commands: Any) -> None:
     load.add_argument(
         "--max-batch", type=int, default=32, metavar="N", help="samples run together (default: %(default)s)"
     )
-    load.add_argument("--max-delay-ms", type=float, default=0.0, metavar="MS",
-                      help="that a call may wait for others while nothing runs (default: %(default)s)")  # fmt: skip
+    load.add_argument("--max-delay-ms", type=float, default=2.0, metavar="MS",
+                      help="that a call may wait for others, while these come more often than that (default: %(default)s)")  # fmt: skip
     load.add_argument("--queue", type=int, default=256, metavar="N", help="calls that may wait (default: %(default)s)")
     load.add_argument("--memory-mb", type=int, default=1024, metavar="MB",
                       help="for heads and tails that are kept (default: %(default)s)")  # fmt: skip

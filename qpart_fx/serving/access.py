@@ -2,7 +2,7 @@
 
 A file of tokens is JSON, and holds hashes of tokens, so that who reads it cannot call:
 
-    {"clients": [{"name": "camera-1", "token_sha256": "9f86d0...", "models": ["digits"], "calls_per_s": 100}]}
+    {"clients": [{"name": "camera", "token_sha256": "9f86d0...", "models": ["digits"]}]}
 
 ``models``: names, or ``"*"`` for all. ``calls_per_s`` may be left out. A token should be 32 random bytes in hexadecimal,
 as ``openssl rand -hex 32`` makes them; ``printf %s TOKEN | sha256sum`` is its hash.
@@ -111,7 +111,7 @@ class Access:
 
     @staticmethod
     def _holder(clients: Mapping[bytes, Client], authorization: Any) -> Client:
-        """The client whose token it is. Tokens are looked up by their hash: how long that takes says nothing of them."""
+        """The client whose token it is. All are compared, and by their hashes: how long that takes says nothing."""
         given = authorization if isinstance(authorization, str) else ""
         digest = hashlib.sha256(given.removeprefix(BEARER).encode()).digest()
         found = None

@@ -1,7 +1,8 @@
 """A bounded queue before the thread that runs tails, from which calls that can run together are taken together.
 
-Whenever the thread has room, the calls are taken that can run with the one that has waited longest. Under load batches
-grow by themselves, and without load nothing waits, unless ``max_delay_s`` says so.
+Whenever the thread is free, it takes the calls that can run with the one that has waited longest. A call waits for
+others, ``max_delay_s`` at most, only while these come so often that one is to be expected in that time: alone it is run
+at once. Many small batches would cost more than their calls, since the thread and the event loop take turns.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from .refusal import Refused, expired, overloaded
 from .tails import Payload, Row, ServedTail
 from .worker import Worker
 
-_AHEAD = 2
-"""Batches in the thread's hands: the one that runs, and the next."""
+_GAP_WEIGHT = 0.1
+"""Weight of the newest in the mean time between calls."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Batcher:
 
     Args:
         max_batch: samples of a batch; one call may have more.
-        max_delay_s: how long a call may wait for others, though the thread has room.
+        max_delay_s: how long a call may wait for others, though the thread is free.
         max_calls, max_bytes: that may wait; calls beyond are refused.
         ran: told of each batch: its samples and seconds.
     """
@@ -71,8 +72,10 @@ class Batcher:
         self._max_batch, self._max_delay_s = max_batch, max_delay_s
         self._max_calls, self._max_bytes = max_calls, max_bytes
         self._lanes: dict[Any, _Lane] = {}  # by age: the lane whose first call is oldest need not be the first
-        self._calls = self._bytes = self._running = 0
+        self._calls = self._bytes = 0
+        self._running = False
         self._seconds_a_call = 0.0
+        self._gap_s, self._last = 1.0, 0.0  # between calls: a moving mean, and when the last one came
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
 
@@ -96,7 +99,10 @@ class Batcher:
         key = (id(tail), payload.key) if payload.key is not None else object()
         self._lanes.setdefault(key, _Lane())
         lane = self._lanes[key]
-        lane.calls.append(_Call(tail, payload, key, self._loop.time(), deadline, answer))
+        now = self._loop.time()
+        self._gap_s += _GAP_WEIGHT * (min(now - self._last, 1.0) - self._gap_s)
+        self._last = now
+        lane.calls.append(_Call(tail, payload, key, now, deadline, answer))
         lane.samples += payload.samples
         self._count(1, payload.size)
         self._kick()
@@ -112,7 +118,7 @@ class Batcher:
 
     def _kick(self) -> None:
         """Look for work once the loop has read what has arrived: calls that arrive together then run together."""
-        if not self._due and self._running < _AHEAD:
+        if not self._due and not self._running:
             self._due = True
             self._loop.call_soon(self._dispatch)
 
@@ -121,10 +127,10 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._running < _AHEAD and self._lanes:
+        while not self._running and self._lanes:
             key, lane = min(self._lanes.items(), key=lambda item: item[1].calls[0].since)
-            wait = lane.calls[0].since + self._max_delay_s - self._loop.time()
-            if wait > 0 and lane.calls[0].payload.key is not None and lane.samples < self._max_batch:
+            wait = self._wait(lane)
+            if wait > 0:
                 full = next((item for item in self._lanes.items() if item[1].samples >= self._max_batch), None)
                 if full is None:
                     self._timer = self._loop.call_later(wait, self._kick)
@@ -135,6 +141,13 @@ class Batcher:
                 del self._lanes[key]
             if batch:
                 self._start(batch)
+
+    def _wait(self, lane: _Lane) -> float:
+        """How long the first call of a lane should wait for others, in seconds."""
+        first = lane.calls[0]
+        if self._gap_s >= self._max_delay_s or first.payload.key is None or lane.samples >= self._max_batch:
+            return 0.0
+        return first.since + self._max_delay_s - self._loop.time()
 
     def _taken(self, lane: _Lane) -> list[_Call]:
         """The first calls of a lane that are still waited for."""
@@ -162,7 +175,7 @@ class Batcher:
         self._load.waiting(self._calls / self._max_calls)
 
     def _start(self, batch: list[_Call]) -> None:
-        self._running += 1
+        self._running = True
         tail, payloads = batch[0].tail, [call.payload for call in batch]
 
         def job() -> tuple[Sequence[list[Row] | Refused], float]:
@@ -177,7 +190,7 @@ class Batcher:
         self._worker.submit(job, lambda done: self._finish(batch, *done))
 
     def _finish(self, batch: list[_Call], found: Sequence[list[Row] | Refused], seconds: float) -> None:
-        self._running -= 1
+        self._running = False
         self._load.ran(seconds)
         self._seconds_a_call += 0.1 * (seconds / len(batch) - self._seconds_a_call)
         self._ran(sum(call.payload.samples for call in batch), seconds)

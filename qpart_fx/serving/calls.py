@@ -47,7 +47,7 @@ class Gate:
             else:
                 self._metrics.ended(method, "OK", time.perf_counter() - start, _size(request), _size(answer))
                 return answer
-            await context.abort(why.code, why.words, why.metadata)
+            return await context.abort(why.code, why.words, why.metadata)
 
         return handle
 

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _RETRY_S = 1.0
 
+_PATIENCE_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -50,8 +52,8 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One that a tail takes or gives: of one sample, where it is a tensor. ``number``: the one that it was, for one that
-    is no tensor."""
+    """One that a tail takes or gives: of one sample, where it is a tensor. ``number``: the one that it was, for one
+    that is no tensor."""
 
     name: str
     dtype: str | None
@@ -62,9 +64,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The float half of a plan. ``content``: its file; ``takes``, ``gives``: the values that go in and come out, in their
-    order; ``outputs``: how the model's output is made of these (:func:`qpart_fx.serving_protocol.build_outputs`).
-    ``batches``: whether samples along the first dimension do not know of each other, as it was seen."""
+    """The float half of a plan. ``content``: its file; ``takes``, ``gives``: the values that go in and come out, in
+    their order; ``outputs``: how the model's output is made of these
+    (:func:`qpart_fx.serving_protocol.build_outputs`). ``batches``: whether samples along the first dimension do not
+    know of each other, as it was seen."""
 
     content: bytes
     takes: tuple[Value, ...]
@@ -125,11 +128,13 @@ class Planner:
         return await self._run(_update, held, head)
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, after :data:`_PATIENCE_S` whatever it is at."""
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
-            process.terminate()
+            process.join(_PATIENCE_S)
+            process.kill()
+        self._pool.shutdown()
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Raises:

@@ -15,7 +15,7 @@ from grpc import StatusCode
 from ..errors import ArtifactError, InternalError, RequestError
 from ..plan import TERMS, Plan
 from ..request import Request
-from ..serving_protocol import PlanAnswer, PlanQuery
+from ..serving_protocol import HEAD, SAME, UPDATE, PlanAnswer, PlanQuery
 from .catalog import Catalog, Model
 from .load import Load, priced_by_load
 from .log import log
@@ -67,7 +67,7 @@ class Recent(Generic[K, T]):
 
 
 class Kept:
-    """Heads, updates and tails, those used last, within a limit of memory. What several of them hold is counted once."""
+    """Heads, updates and tails, those used last, within a limit of memory. What several hold is counted once."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -144,7 +144,7 @@ class Plans:
         self._answers: Recent[Hashable, PlanAnswer] = Recent(_MOST_ANSWERS)
         self._texts: Recent[str, bytes] = Recent(_MOST_ANSWERS)
         self._records: Recent[str, Record] = Recent(_MOST_RECORDS)
-        self._by_head: Recent[tuple[str, str], str] = Recent(_MOST_RECORDS)
+        self._by_head: Recent[tuple[Model, str], str] = Recent(_MOST_RECORDS)
         self._by_plan: Recent[tuple[Model, str], Record] = Recent(_MOST_RECORDS)
         self._once: Once[Any] = Once()
         self._sharing = asyncio.Lock()
@@ -204,18 +204,19 @@ class Plans:
         return found
 
     async def update(self, record: Record, holds: str | None) -> tuple[str, bytes]:
-        """``"same"``, ``"update"`` or ``"head"``, and the bytes to send to a device that holds the head of this hash."""
+        """A kind of :mod:`qpart_fx.serving_protocol`, and the bytes to send to a device that holds the head of this
+        hash."""
         held = self._held(record.model, holds)
         if holds == record.head_hash:
-            return "same", b""
+            return SAME, b""
         head = await self.head(record)
         if held is None:
-            return "head", head
+            return HEAD, head
         key = "update", held.head_hash, record.head_hash
         found: bytes | None = self._kept.get(key)
         if found is None:
             found = await self._once.get(key, lambda: self._made_update(key, held, head))
-        return ("update", found) if len(found) < len(head) else ("head", head)
+        return (UPDATE, found) if len(found) < len(head) else (HEAD, head)
 
     def ready_tail(self, record: Record) -> ServedTail | None:
         """The tail of a plan, if it is in memory."""
@@ -236,19 +237,19 @@ class Plans:
 
     def _held(self, model: Model, holds: str | None) -> Record | None:
         """The plan of the head that a device holds, if it is one of this model."""
-        plan_id = None if holds is None else self._by_head.get((model.hash, holds))
+        plan_id = None if holds is None else self._by_head.get((model, holds))
         found = None if plan_id is None else self._records.get(plan_id)
-        return found if found is not None and found.model == model else None
+        return found
 
     async def _answered(self, key: tuple[Model, str, str | None], held: Record | None) -> PlanAnswer:
         model, request, _ = key
         text = await self._planner.plan(model, request, None if held is None else held.plan)
-        record = await self._recorded(model, general(text))
+        record = await self.recorded(model, text)
         tail = await self.tail(record)
         update_bytes = None
         if held is not None:
             kind, content = await self.update(record, held.head_hash)
-            update_bytes = None if kind == "head" else len(content)
+            update_bytes = None if kind == HEAD else len(content)
         plan = json.loads(text)
         answer = PlanAnswer(
             plan, record.plan_id, record.head_hash, record.head_bytes, update_bytes, tail.outputs, model.hash
@@ -261,7 +262,9 @@ class Plans:
         )  # fmt: skip
         return answer
 
-    async def _recorded(self, model: Model, plan: str) -> Record:
+    async def recorded(self, model: Model, plan: str) -> Record:
+        """What a plan of this model, as JSON, is known by from now on."""
+        plan = general(plan)
         found = self._by_plan.get((model, plan))
         if found is None:
             found = await self._once.get(("record", model, plan), lambda: self._made_record(model, plan))
@@ -275,7 +278,7 @@ class Plans:
         record = Record(plan_id, model, plan, head_hash, len(head))
         self._keep(("head", model.hash, head_hash), head)
         self._records.put(plan_id, record)
-        self._by_head.put((model.hash, head_hash), plan_id)
+        self._by_head.put((model, head_hash), plan_id)
         self._by_plan.put((model, plan), record)
         return record
 

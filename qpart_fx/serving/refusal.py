@@ -7,7 +7,7 @@ from grpc import StatusCode
 from ..serving_protocol import LIMIT, RETRY_AFTER
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818  # what happened is no error of the server
     """The caller gets ``code`` and the words.
 
     ``retry_after_s``: when it may be worth to try again. ``limit``: the field of a request that no plan can meet.

@@ -52,7 +52,7 @@ class Settings:
     client_ca: Path | None = None
     tokens: Path | None = None
     max_batch: int = 32
-    max_delay_ms: float = 0.0
+    max_delay_ms: float = 2.0
     queue: int = 256
     memory_mb: int = 1024
     max_message_bytes: int = 16 << 20
@@ -92,6 +92,7 @@ class Server:
 
     Attributes:
         port, metrics_port: where it listens, once started.
+        catalog, plans: what it offers.
 
     Raises:
         RequestError: a file or folder of the settings is missing or malformed.
@@ -102,14 +103,14 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._catalog = Catalog(settings.catalog)
+        self.catalog = Catalog(settings.catalog)
         self._access = Access(settings.tokens, settings.calls_per_s)
         self._credentials = _credentials(settings)
         memory = settings.memory_mb << 20
         load = Load()
         self._metrics = Metrics()
         self._planner = Planner(memory // 4, _MOST_PLANS_WAITING)
-        self._plans = Plans(self._catalog, self._planner, memory, load if settings.price_by_load else None)
+        self.plans = Plans(self.catalog, self._planner, memory, load if settings.price_by_load else None)
         self._batcher = Batcher(
             load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
             max_bytes=max(memory // _QUEUED_SHARE, settings.max_message_bytes), ran=self._metrics.ran,
@@ -128,7 +129,7 @@ class Server:
         """
         settings = self._settings
         torch.set_num_threads(settings.threads or torch.get_num_threads())
-        await asyncio.to_thread(self._catalog.refresh)
+        await asyncio.to_thread(self.catalog.refresh)
         if settings.metrics_port is not None:
             self.metrics_port = self._metrics.serve(settings.metrics_host, settings.metrics_port)
         address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -146,7 +147,7 @@ class Server:
         log(
             "info", "serving", host=settings.host, port=self.port, metrics_port=self.metrics_port,
             tls=self._credentials is not None, client_certificates=settings.client_ca is not None,
-            tokens=settings.tokens is not None, models=sorted(self._catalog.models),
+            tokens=settings.tokens is not None, models=sorted(self.catalog.models),
         )  # fmt: skip
         if self._credentials is None and not _is_loopback(settings.host):
             log("warning", "everybody on the network can read and use this server: give --tls-cert and --tokens")
@@ -180,9 +181,9 @@ class Server:
             maximum_concurrent_rpcs=4 * settings.queue + _MOST_PLANS_WAITING,
         )
         server.add_generic_rpc_handlers(
-            (QPartService(self._plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
+            (QPartService(self.plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
         )
-        OipService(self._catalog, self._plans, self._batcher, self._gate, lambda: self._ready).add_to(server)
+        OipService(self.catalog, self.plans, self._batcher, self._gate, lambda: self._ready).add_to(server)
         return server
 
     def _measure(self, load: Load) -> None:
@@ -191,15 +192,15 @@ class Server:
         gauge("qpart_planner_jobs", "Jobs that the planner has not done.", lambda: self._planner.waiting)
         gauge("qpart_utilisation", "Share of the time that tails run.", lambda: load.utilisation)
         gauge("qpart_price_factor", "By load: see --price-by-load.", lambda: load.factor)
-        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self._plans.kept.bytes)
-        gauge("qpart_models", "In the catalog.", lambda: len(self._catalog.models))
+        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self.plans.kept.bytes)
+        gauge("qpart_models", "In the catalog.", lambda: len(self.catalog.models))
 
     async def _watch(self) -> None:
         """Look at the catalog and the tokens, again and again."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                await asyncio.to_thread(self._catalog.refresh)
+                await asyncio.to_thread(self.catalog.refresh)
                 if await asyncio.to_thread(self._access.refresh):
                     log("info", "tokens read again")
             except (QPartError, OSError) as error:
