@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,7 +30,7 @@ from tests.faults import FaultProxy, Faults
 
 REQUEST = qpart.Request(
     0.05,
-    qpart.Device(clock_hz=1e9, cycles_per_mac=1),
+    qpart.Device(clock_hz=1e9, cycles_per_mac=1, runtime="onnx"),
     SERVER,
     qpart.Link(uplink_bps=1e6, downlink_bps=1e6),
     inferences_per_download=1000,
@@ -129,24 +129,27 @@ def expected_of(known: qpart.Profile) -> list[NDArray[Any]]:
 class Process:
     """A server as a process of its own, that can be killed, stopped and started again on the same port."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, catalog: Path) -> None:
+        self._catalog = catalog
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.device.fake_server", str(self._path), str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert self._process.stdout is not None
-        assert b"listening" in self._process.stdout.readline()
+        command = [sys.executable, "-m", "qpart_fx", "serve", str(self._catalog), "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if b'"event": "serving"' in line:
+                break
+        else:
+            raise AssertionError("the server does not start")
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()  # or it would wait for a reader
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -216,32 +219,26 @@ def test_a_network_that_misbehaves(proxy: FaultProxy, expected: list[NDArray[Any
     assert (calls.wrong, calls.lost) == (0, 0)
 
 
-def killed(process: Process) -> None:
+@pytest.fixture(scope="module")
+def process(known: qpart.Profile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    catalog = tmp_path_factory.mktemp("catalog")
+    known.save(catalog / "model.qpart")
+    process = Process(catalog)
+    yield process
     process.kill()
 
 
-def frozen(process: Process) -> None:
-    process.freeze()
-
-
 @pytest.mark.parametrize("times", [pytest.param(1, id="once"), REPEATS[1]])
-@pytest.mark.parametrize("harm", [killed, frozen])
-def test_a_server_that_is_gone(
-    known: qpart.Profile, expected: list[NDArray[Any]], tmp_path: Path, harm: Callable[[Process], None], times: int
-) -> None:
-    known.save(tmp_path / "model.qpart")
-    process = Process(tmp_path / "model.qpart")
-    try:
-        with client_of(f"127.0.0.1:{process.port}") as client:
-            client.prepare()
-            caller = Caller(client, expected)
-            for _ in range(times):
-                assert caller.wait_for("server", 5)
-                harm(process)
-                assert caller.wait_for("fallback", 5)
-                process.thaw() if harm is frozen else process.start()
-                assert caller.wait_for("server", 1)
-            calls = caller.stop()
-        assert (calls.wrong, calls.lost) == (0, 0)
-    finally:
-        process.kill()
+@pytest.mark.parametrize("harm", ["frozen", "killed"])
+def test_a_server_that_is_gone(process: Process, expected: list[NDArray[Any]], harm: str, times: int) -> None:
+    with client_of(f"127.0.0.1:{process.port}") as client:
+        client.prepare()
+        caller = Caller(client, expected)
+        for _ in range(times):
+            assert caller.wait_for("server", 5)
+            process.freeze() if harm == "frozen" else process.kill()
+            assert caller.wait_for("fallback", 5)
+            process.thaw() if harm == "frozen" else process.start()
+            assert caller.wait_for("server", 1)
+        calls = caller.stop()
+    assert (calls.wrong, calls.lost) == (0, 0)
