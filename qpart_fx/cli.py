@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="seed of the data's order and the training (default: %(default)s)"
     )
     demo.add_argument("--no-plots", action="store_true", help="leave out the plots, which need matplotlib")
+    demo.add_argument(
+        "--serve", action="store_true",
+        help="instead, serve the network to two devices, on a link that slows, from a server that is killed",
+    )  # fmt: skip
     show = commands.add_parser(
         "show",
         help="print a plan, or the plan in a saved split model",
@@ -150,9 +154,12 @@ def _add_run(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     try:
-        from . import demo
+        from . import demo, demo_serve
     except ModuleNotFoundError as error:
         raise MissingDependencyError("the demo", extra="demo") from error
+    if options.serve:
+        demo_serve.run(options.directory, seed=options.seed)
+        return
     demo.run(options.directory, seed=options.seed, plots=not options.no_plots)
 
 

@@ -23,7 +23,8 @@ from .arrays import Array
 from .breaker import Breaker, State
 from .fallback import Fallback, LocalModel
 from .head_cache import HeadCache
-from .keeper import LASTING, Keeper, Served, as_error
+from .holdings import Holdings, Served
+from .keeper import LASTING, Keeper, as_error
 from .link_meter import LinkEstimate, LinkMeter
 from .replanning import Replanning
 from .transport import Failure, Kind, Tls, Transport
@@ -103,17 +104,16 @@ class Client:
         self._fallback = None if fallback is None else LocalModel(fallback, threads=threads)
         self._meter, self._breaker = LinkMeter(), Breaker()
         self._transport = Transport(target, token=token, tls=tls)
+        cache = cache if isinstance(cache, HeadCache | None) else HeadCache(cache)
+        self._holdings = Holdings(self._transport, model, request, cache=cache, meter=self._meter, threads=threads)
         self._keeper = Keeper(
             self._transport,
-            model,
-            request,
-            cache=cache if isinstance(cache, HeadCache | None) else HeadCache(cache),
-            name=f"{model} {request.to_json()}",
+            self._holdings,
+            request.link,
             meter=self._meter,
             breaker=self._breaker,
             replanning=replanning,
             refresh_s=refresh_s,
-            threads=threads,
         )
         self._finalizer = weakref.finalize(self, _close, self._keeper, self._transport)
 
@@ -158,8 +158,8 @@ class Client:
         reason = why or self._reason()
         if self._fallback is None:
             raise as_error(reason, self._model)
-        structure = self._keeper.structure
-        outputs = self._fallback(structure, args, kwargs)
+        last = self._holdings.answer
+        outputs = self._fallback(None if last is None else last.outputs, args, kwargs)
         return Answer(outputs, "fallback", None, time.monotonic() - start, 0, 0, tries, str(reason))
 
     def prepare(self, timeout_s: float = 60.0) -> Plan:
