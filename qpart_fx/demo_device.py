@@ -22,10 +22,10 @@ from .device import Client
 from .device.arrays import Array
 from .request import Request
 
-_BATCH = 64
+_BATCH = 32
 """Images of a call."""
 
-_PAUSE_S = 0.05
+_PAUSE_S = 0.1
 _TIMEOUT_S = 1.0
 
 

@@ -23,7 +23,7 @@ from .request import Device, Link, Request, Server
 from .slow_link import SlowLink
 
 _MODEL = "digits"
-_FAST_BPS, _SLOW_BPS = 50e6, 0.3e6
+_FAST_BPS, _SLOW_BPS = 50e6, 0.1e6
 _PART_S = 7.0
 """Of each part of the play."""
 
@@ -64,7 +64,7 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
         def say(words: str) -> None:
             print(f"{time.time() - start:5.1f} s  ------  {words}", flush=True)
 
-        say(f"two devices start, on a link of {_FAST_BPS / 1e6:g} Mbit/s; each call is 64 images, and has 1 s")
+        say(f"two devices start, on a link of {_FAST_BPS / 1e6:g} Mbit/s; each call is 32 images, and has 1 s")
         for name, request in requests().items():
             fallback = str(whole) if name == "strong" else None
             devices.append(_started_device(directory, name, request, link.port, fallback, start))

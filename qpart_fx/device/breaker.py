@@ -30,7 +30,7 @@ class Breaker:
         self,
         *,
         first_s: float = 0.1,
-        most_s: float = 10.0,
+        most_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:

@@ -102,7 +102,9 @@ class Client:
             raise RequestError(f"refresh_s = {refresh_s}: give seconds above 0, or None for never")
         self._model, self._timeout_s = model, timeout_s
         self._fallback = None if fallback is None else LocalModel(fallback, threads=threads)
-        self._meter, self._breaker = LinkMeter(), Breaker()
+        self._meter = LinkMeter(request.link.downlink_bps / request.link.uplink_bps)
+        self._breaker = Breaker()
+        self._has_waited = False  # in vain, for the first plan
         self._transport = Transport(target, token=token, tls=tls)
         cache = cache if isinstance(cache, HeadCache | None) else HeadCache(cache)
         self._holdings = Holdings(self._transport, model, request, cache=cache, meter=self._meter, threads=threads)
@@ -211,9 +213,13 @@ class Client:
                 served = self._keeper.served
                 left = until - time.monotonic()
                 if left <= 0.0:
+                    self._has_waited = served is None
                     return None
                 if served is not None and self._breaker.admits():
+                    self._has_waited = False
                     return served
+                if served is None and self._has_waited and self._fallback is not None:
+                    return None
                 if self._breaker.state is not State.CLOSED and (self._fallback is not None or self._is_refused()):
                     return None
                 self._keeper.changed.wait(left)
@@ -230,7 +236,7 @@ class Client:
             outputs = build_outputs(served.outputs, reply.values)
         except ArtifactError as error:
             raise Failure(Kind.BROKEN, str(error)) from None
-        self._meter.sent(len(message), reply.received, reply.seconds)
+        self._meter.sent(len(message), reply.received, reply.seconds, reply.server_s)
         self._keeper.worked()
         self._keeper.transferred()
         return outputs, reply.received

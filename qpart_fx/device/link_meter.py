@@ -2,7 +2,7 @@
 
 A message of n bytes takes delay + 8 n / rate, beside the server's own time; a ping takes the delay alone. The rate is
 the median slope between the last messages and the last pings. Medians of the last few forget an outlier at once, and
-follow a change after two transfers.
+follow a change after two transfers. An answer's bytes count as those of a message, by how the two rates are related.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _CLEAR = 3.0
 _CLEAR_S = 0.005
 """And at least so many seconds: machines take some more or less for a call than they say."""
 
+_CLEAR_SHARE = 0.25
+"""And at least so much of the server's own time: a busy one takes some before and behind what it measures."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkEstimate:
@@ -52,14 +55,28 @@ class LinkEstimate:
         return (self.uplink_bps, "up"), (self.downlink_bps, "down")
 
 
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """``size``: bytes, those of the answer included. ``seconds`` without the server's own, which are ``server_s``."""
+
+    size: float
+    seconds: float
+    server_s: float
+
+
 class LinkMeter:
     """Takes in transfers, and gives an estimate; safe for many threads. Transfers that share the link at a time each
-    count what they got of it."""
+    count what they got of it.
 
-    def __init__(self) -> None:
+    Args:
+        down_over_up: how much faster the link is down than up, as far as that is known.
+    """
+
+    def __init__(self, down_over_up: float = 1.0) -> None:
+        self._down_over_up = down_over_up
         self._lock = threading.Lock()
         self._pings: deque[float] = deque(maxlen=_PINGS)
-        self._messages: deque[tuple[int, float]] = deque(maxlen=_MESSAGES)
+        self._messages: deque[_Message] = deque(maxlen=_MESSAGES)
         self._chunks: deque[float] = deque(maxlen=_MESSAGES)
         self._estimate = LinkEstimate()
 
@@ -73,13 +90,13 @@ class LinkMeter:
             self._pings.append(seconds)
             self._estimate = replace(self._estimate, round_trip_s=median(self._pings), uplink_bps=self._rate())
 
-    def sent(self, size: int, received: int, seconds: float) -> None:
-        """A call that sent ``size`` bytes and got ``received`` took ``seconds``, without the server's own time."""
+    def sent(self, size: int, received: int, seconds: float, server_s: float = 0.0) -> None:
+        """A call that sent ``size`` bytes and got ``received`` took ``seconds``, and ``server_s`` of the server's own
+        beside them."""
         if size <= 0:
             return
         with self._lock:
-            down = self._estimate.downlink_bps
-            self._messages.append((size, max(seconds - (8.0 * received / down if down else 0.0), 0.0)))
+            self._messages.append(_Message(size + received / self._down_over_up, seconds, server_s))
             self._estimate = replace(self._estimate, uplink_bps=self._rate())
 
     def received(self, size: int, seconds: float) -> None:
@@ -104,13 +121,14 @@ class LinkMeter:
             return before
         pings = self._pings or [0.0]
         least = median(pings)
-        clear = max(_CLEAR * median(abs(each - least) for each in pings), _CLEAR_S)
-        if median(seconds for _, seconds in self._messages) - least > clear:
-            slope = median((seconds - ping) / size for (size, seconds), ping in product(self._messages, pings))
+        spread = median(abs(each - least) for each in pings)
+        clear = max(_CLEAR * spread, _CLEAR_S, _CLEAR_SHARE * median(each.server_s for each in self._messages))
+        if median(each.seconds for each in self._messages) - least > clear:
+            slope = median((each.seconds - ping) / each.size for each, ping in product(self._messages, pings))
             return _bounded(8.0 / max(slope, 1e-12))
         if before is None:
             return None
-        return max(before, _bounded(8.0 * median(size for size, _ in self._messages) / clear))
+        return max(before, _bounded(8.0 * median(each.size for each in self._messages) / clear))
 
 
 def _bounded(bps: float) -> float:

@@ -89,7 +89,8 @@ class Reply:
     values: tuple[Any, ...]
     received: int
     seconds: float
-    """Without the server's own, where it says them."""
+    """Without the server's own."""
+    server_s: float
 
 
 class Transport:
@@ -186,7 +187,8 @@ class Transport:
             said = _metadata_of(call)
             if said.get(protocol.CALL) != key or said.get(protocol.CHECK) != protocol.check_of(answer):
                 raise Failure(Kind.BROKEN, "the answer is to another call")
-            return Reply(unpack_arrays(answer), len(answer), max(seconds - _seconds(said.get(protocol.SERVER_S)), 0.0))
+            server_s = min(_seconds(said.get(protocol.SERVER_S)), seconds)
+            return Reply(unpack_arrays(answer), len(answer), seconds - server_s, server_s)
 
     def close(self) -> None:
         """Calls under way fail."""

@@ -71,13 +71,20 @@ def test_a_link_that_got_faster_is_noticed_by_small_messages_too() -> None:
     assert meter.estimate.uplink_bps == pytest.approx(16e6)  # at least, or they would take 5 ms longer than pings
 
 
-def test_answers_count_for_the_way_down() -> None:
-    meter = LinkMeter()
+def test_answers_take_their_time_too() -> None:
+    meter = LinkMeter(down_over_up=5.0)
     meter.received(1_000_000, 1.0)
     assert meter.estimate.downlink_bps == pytest.approx(8e6)
     meter.pinged(0.01)
-    meter.sent(100_000, 50_000, 0.01 + 0.1 + 0.05)
-    assert meter.estimate.uplink_bps == pytest.approx(8e6)
+    meter.sent(10_000, 50_000, 0.01 + 0.1)
+    assert meter.estimate.uplink_bps == pytest.approx(8 * 20_000 / 0.1)
+
+
+def test_a_busy_server_is_no_slow_link() -> None:
+    meter = used(50e6, 0.005, [100_000] * 3)
+    for _ in range(5):
+        meter.sent(3_000, 0, 0.005 + 0.03, server_s=0.2)
+    assert meter.estimate.uplink_bps == pytest.approx(50e6, rel=0.01)
 
 
 def test_noise_of_a_busy_machine_is_borne() -> None:
