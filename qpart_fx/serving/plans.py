@@ -165,6 +165,8 @@ class Plans:
         if self._load is not None:
             request = priced_by_load(request, self._load.factor)
         held = self._held(model, query.holds)
+        if held is not None:  # which says more than a request can
+            request = replace(request, device_holds_head=False)
         key = model, request.to_json(), None if held is None else held.head_hash
         answer = self._answers.get(key)
         if answer is None:
@@ -238,8 +240,7 @@ class Plans:
     def _held(self, model: Model, holds: str | None) -> Record | None:
         """The plan of the head that a device holds, if it is one of this model."""
         plan_id = None if holds is None else self._by_head.get((model, holds))
-        found = None if plan_id is None else self._records.get(plan_id)
-        return found
+        return None if plan_id is None else self._records.get(plan_id)
 
     async def _answered(self, key: tuple[Model, str, str | None], held: Record | None) -> PlanAnswer:
         model, request, _ = key
