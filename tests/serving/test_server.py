@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import shutil
 import signal
 import threading
@@ -338,7 +339,21 @@ def test_a_stop_finishes_what_was_taken(catalog: Path) -> None:
         assert statuses.count("OK") >= taken
 
 
-def test_an_interrupt_before_it_serves_ends_it_too(catalog: Path) -> None:
+def test_a_planner_that_dies_is_replaced(catalog: Path) -> None:
+    with running(catalog) as server:
+        caller = Caller(server.port)
+        answer = caller.plan("net", middle())
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        if not children.exists():
+            pytest.skip("needs /proc")
+        for child in children.read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+        assert caller.plan("net", middle(max_accuracy_drop=0.3)).plan_id
+        assert caller.head(answer.plan_id)[0] == "head"
+
+
+def test_an_interrupt_ends_it_too(catalog: Path) -> None:
     with running(catalog) as server:
         assert server.stop(signal.SIGINT) == 0
         assert not [line for line in server.lines if "Traceback" in line or "leaked" in line]
