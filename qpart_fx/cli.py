@@ -97,22 +97,25 @@ def _add_serve(commands: Any) -> None:
     secure.add_argument("--rate", type=float, metavar="CALLS", help="that one client may make a second")
     secure.add_argument("--max-message-mb", type=int, default=16, metavar="MB", help="of a call (default: %(default)s)")
     load = serve.add_argument_group("load")
+    load.add_argument("--max-batch", type=int, default=32, metavar="N", help="samples at once (default: %(default)s)")
     load.add_argument(
-        "--max-batch", type=int, default=32, metavar="N", help="samples run together (default: %(default)s)"
-    )
-    load.add_argument("--max-delay-ms", type=float, default=2.0, metavar="MS",
-                      help="that a call may wait for others, while these come more often than that (default: %(default)s)")  # fmt: skip
+        "--max-delay-ms", type=float, default=2.0, metavar="MS",
+        help="that a call may wait for others, while these come more often than that (default: %(default)s)",
+    )  # fmt: skip
     load.add_argument("--queue", type=int, default=256, metavar="N", help="calls that may wait (default: %(default)s)")
-    load.add_argument("--memory-mb", type=int, default=1024, metavar="MB",
-                      help="for heads and tails that are kept (default: %(default)s)")  # fmt: skip
+    load.add_argument(
+        "--memory-mb", type=int, default=1024, metavar="MB", help="of heads, tails (default: %(default)s)"
+    )
     load.add_argument("--threads", type=int, metavar="N", help="of a tail (default: as many as there are cores)")
-    load.add_argument("--price-by-load", action="store_true",
-                      help="plans count a second of a busy server as longer, so that devices do more")  # fmt: skip
+    load.add_argument(
+        "--price-by-load", action="store_true",
+        help="plans count a second of a busy server as longer, so that devices do more",
+    )  # fmt: skip
     watch = serve.add_argument_group("watching it")
     watch.add_argument("--metrics-port", type=int, metavar="PORT", help="for Prometheus, at /metrics")
     watch.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
-    watch.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info",
-                       help="(default: %(default)s)")  # fmt: skip
+    levels = ("debug", "info", "warning", "error")
+    watch.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
 
 
 def _add_run(commands: Any) -> None:

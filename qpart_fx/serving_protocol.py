@@ -79,6 +79,7 @@ _TYPICAL = (
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DEFLATE_WINDOW = 1 << 15
 _MAX_DEPTH = 32
+_MOST_VALUES = 1 << 16
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -121,7 +122,8 @@ class PlanAnswer:
     """``plan``: what ``json.loads(Plan.to_json())`` gives, without ``by_cut``. ``plan_id``: what ``Head`` and ``Infer``
     know it by. ``head_hash``, ``head_bytes``: of the head's file; ``update_bytes``: what ``Head`` will send instead to
     the device that asked, 0 where it holds the very head; None where it is sent the whole. ``outputs``: how the model's
-    output is built, see :func:`build_outputs`. ``model_hash``: of the profile's file."""
+    output is built, see :func:`build_outputs`. ``model_hash``: of the profile's file. ``alone``: where the head computes all
+    of the model, which of its values are those of the output, and nothing needs to be sent; None where it does not."""
 
     plan: Mapping[str, Any]
     plan_id: str
@@ -130,6 +132,7 @@ class PlanAnswer:
     update_bytes: int | None
     outputs: Mapping[str, Any]
     model_hash: str
+    alone: Sequence[int] | None = None
     text: bytes = field(init=False, repr=False, compare=False)
     hash: str = field(init=False, repr=False, compare=False)
 
@@ -142,6 +145,7 @@ class PlanAnswer:
             "update_bytes": self.update_bytes,
             "outputs": self.outputs,
             "model_hash": self.model_hash,
+            "alone": None if self.alone is None else list(self.alone),
         }
         object.__setattr__(self, "text", _text(record))
         object.__setattr__(self, "hash", hashlib.sha256(self.text).hexdigest())
@@ -164,7 +168,7 @@ class PlanAnswer:
         text = inflate(packed, known[-_DEFLATE_WINDOW:], largest=MAX_ANSWER_BYTES)
         if hashlib.sha256(text).hexdigest() != hash_:
             raise ArtifactError("the answer is damaged: it does not match its hash; ask again")
-        names = "plan plan_id head update_bytes outputs model_hash"
+        names = "plan plan_id head update_bytes outputs model_hash alone"
         record = _record(text, names, "the answer")
         head, plan = record["head"], record["plan"]
         if not isinstance(plan, dict) or not isinstance(head, dict) or head.keys() != {"hash", "bytes"}:
@@ -175,7 +179,11 @@ class PlanAnswer:
         outputs = checked_outputs(record["outputs"])
         size = _size(head["bytes"])
         update = None if update is None else _size(update)
-        return cls(plan, _string(record, "plan_id"), head_hash, size, update, outputs, model_hash)
+        alone = record["alone"]
+        places = isinstance(alone, list) and all(type(place) is int and 0 <= place < _MOST_VALUES for place in alone)
+        if alone is not None and not (places and len(alone) == count_outputs(outputs)):
+            raise ArtifactError("the answer is malformed: what it says of the head's values is not as it should be")
+        return cls(plan, _string(record, "plan_id"), head_hash, size, update, outputs, model_hash, alone)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +60,18 @@ async def closed_loop(target: Target, message: bytes, *, callers: int, seconds: 
 
 async def open_loop(target: Target, message: bytes, *, per_s: float, seconds: float, seed: int) -> list[float]:
     """Calls at random times, ``per_s`` of them a second, whether others are answered or not: how long each took, from
-    when it was due, in seconds."""
+    when it was due, in seconds; infinite for one that was refused."""
     random, took = Random(seed), []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
         infer = channel.unary_unary(INFER_METHOD)
 
         async def call(due: float) -> None:
-            await infer(message, metadata=((PLAN, target.plan), (CALL, "0123456789abcdef")))
-            took.append(time.perf_counter() - due)
+            try:
+                await infer(message, metadata=((PLAN, target.plan), (CALL, "0123456789abcdef")))
+            except grpc.aio.AioRpcError:
+                took.append(math.inf)
+            else:
+                took.append(time.perf_counter() - due)
 
         start = due = time.perf_counter()
         calls = []

@@ -42,12 +42,12 @@ _OWN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Answer:
-    """``outputs``: the model's, in its own structure, as numpy arrays. ``source``: who answered. ``plan_id``: the plan
-    of a server's answer. ``seconds``: the whole call. ``sent_bytes``, ``received_bytes``: of the server's answer, the
+    """``outputs``: the model's, in its own structure, as numpy arrays. ``source``: who answered; the device by itself
+    where the plan gives it all of the model. ``plan_id``: the plan of an answer that is no fallback's. ``seconds``: the whole call. ``sent_bytes``, ``received_bytes``: of the server's answer, the
     message and what came back. ``tries``: how often the server was asked. ``why``: what was wrong with the server."""
 
     outputs: Any
-    source: Literal["server", "fallback"]
+    source: Literal["server", "device", "fallback"]
     plan_id: str | None
     seconds: float
     sent_bytes: int
@@ -141,6 +141,10 @@ class Client:
         why: Failure | None = None
         tries = 0
         while (served := self._turn(until)) is not None:
+            if (alone := served.answer.alone) is not None:
+                values = served.head(*args, **kwargs)
+                outputs = build_outputs(served.outputs, [values[place] for place in alone])
+                return Answer(outputs, "device", served.answer.plan_id, time.monotonic() - start, 0, 0, 0, None)
             try:
                 if message is None or message[0] is not served:
                     message = served, served.head.message(*args, uplink_bps=self._uplink_bps(served), **kwargs)
@@ -215,7 +219,7 @@ class Client:
                 if left <= 0.0:
                     self._has_waited = served is None
                     return None
-                if served is not None and self._breaker.admits():
+                if served is not None and (served.answer.alone is not None or self._breaker.admits()):
                     self._has_waited = False
                     return served
                 if served is None and self._has_waited and self._fallback is not None:

@@ -99,6 +99,8 @@ class Holdings:
         else:
             content = self._fetched(answer, held)
             head = HeadRuntime(content, threads=self._threads)
+            if max(answer.alone or (), default=0) >= head.returns:
+                raise Failure(Kind.BROKEN, "the head has fewer values than the plan says")
             self._keep(content, answer)
         self._remember(answer)
         return Served(answer, plan, head, link)

@@ -4,8 +4,8 @@ A file of tokens is JSON, and holds hashes of tokens, so that who reads it canno
 
     {"clients": [{"name": "camera", "token_sha256": "9f86d0...", "models": ["digits"]}]}
 
-``models``: names, or ``"*"`` for all. ``calls_per_s`` may be left out. A token should be 32 random bytes in hexadecimal,
-as ``openssl rand -hex 32`` makes them; ``printf %s TOKEN | sha256sum`` is its hash.
+``models``: names, or ``"*"`` for all. ``"calls_per_s": 100`` may be added. A token should be 32 random bytes in
+hexadecimal, as ``openssl rand -hex 32`` makes them; ``printf %s TOKEN | sha256sum`` is its hash.
 """
 
 from __future__ import annotations

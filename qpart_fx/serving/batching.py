@@ -75,7 +75,7 @@ class Batcher:
         self._calls = self._bytes = 0
         self._running = False
         self._seconds_a_call = 0.0
-        self._gap_s, self._last = 1.0, 0.0  # between calls: a moving mean, and when the last one came
+        self._gap_s, self._last = 2 * max_delay_s, 0.0  # between calls: a moving mean, and when the last one came
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
 
@@ -100,13 +100,18 @@ class Batcher:
         self._lanes.setdefault(key, _Lane())
         lane = self._lanes[key]
         now = self._loop.time()
-        self._gap_s += _GAP_WEIGHT * (min(now - self._last, 1.0) - self._gap_s)
+        self._gap_s += _GAP_WEIGHT * (min(now - self._last, 2 * self._max_delay_s) - self._gap_s)
         self._last = now
         lane.calls.append(_Call(tail, payload, key, now, deadline, answer))
         lane.samples += payload.samples
         self._count(1, payload.size)
         self._kick()
         return await answer
+
+    def hurry(self) -> None:
+        """No call waits for others any more."""
+        self._max_delay_s = 0.0
+        self._kick()
 
     def stop(self) -> None:
         """Let the thread end; calls that still wait are refused."""

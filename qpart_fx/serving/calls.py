@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -23,7 +24,7 @@ Streaming = Callable[[Any, Any], AsyncIterator[Any]]
 
 
 class Gate:
-    """Lets calls in.
+    """Lets calls in, until it is closed.
 
     Args:
         by_certificate: callers have shown a certificate, and are known by it.
@@ -31,6 +32,8 @@ class Gate:
 
     def __init__(self, access: Access, metrics: Metrics, *, by_certificate: bool) -> None:
         self.stopping = False
+        self._active = 0
+        self._idle = asyncio.Event()
         self._access, self._metrics, self._by_certificate = access, metrics, by_certificate
         self._seldom = Seldom()
 
@@ -41,7 +44,12 @@ class Gate:
             start = time.perf_counter()
             try:
                 metadata = dict(context.invocation_metadata() or ())
-                answer = await work(request, context, metadata, self._admitted(context, metadata))
+                client = self._admitted(context, metadata)
+                self._active += 1
+                try:
+                    answer = await work(request, context, metadata, client)
+                finally:
+                    self._left()
             except (Exception, asyncio.CancelledError) as error:
                 why = self._why(method, error, start, _size(request))
             else:
@@ -60,9 +68,14 @@ class Gate:
             start, sent = time.perf_counter(), 0
             try:
                 metadata = dict(context.invocation_metadata() or ())
-                async for answer in work(request, context, metadata, self._admitted(context, metadata)):
-                    yield answer
-                    sent += len(answer)
+                client = self._admitted(context, metadata)
+                self._active += 1
+                try:
+                    async for answer in work(request, context, metadata, client):
+                        yield answer
+                        sent += len(answer)
+                finally:
+                    self._left()
             except (Exception, asyncio.CancelledError) as error:
                 why = self._why(method, error, start, _size(request), sent)
             else:
@@ -71,6 +84,19 @@ class Gate:
             await context.abort(why.code, why.words, why.metadata)
 
         return handle
+
+    async def close(self, patience_s: float) -> None:
+        """Refuse what comes from now on; returns when what was let in has ended, or after ``patience_s``."""
+        self.stopping = True
+        if self._active:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), patience_s)
+
+    def _left(self) -> None:
+        self._active -= 1
+        if not self._active:
+            self._idle.set()
 
     def _admitted(self, context: Any, metadata: dict[str, Any]) -> Client:
         if self.stopping:

@@ -110,7 +110,10 @@ class Catalog:
         """
         if not _NAME.fullmatch(path.name.removesuffix(_SUFFIX)):
             raise ArtifactError("a name is made of letters, digits, '.', '_' and '-'")
-        real = path.resolve(strict=True)
+        try:
+            real = path.resolve(strict=True)
+        except RuntimeError:  # until Python 3.13
+            raise ArtifactError("the link goes round in circles") from None
         if not real.is_relative_to(self._folder):
             raise ArtifactError("the link leaves the catalog")
         found = os.stat(real)

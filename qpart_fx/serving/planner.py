@@ -74,6 +74,7 @@ class Tail:
     gives: tuple[Value, ...]
     outputs: dict[str, Any]
     batches: bool
+    alone: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,8 @@ from .tails import ServedTail, SharedWeights
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-_MOST_ANSWERS = 4096
-_MOST_RECORDS = 16384
-"""Of a few kB each."""
+_MOST_BYTES = 32 << 20
+"""Of answers, and of records: some thousands, of a few kB each."""
 
 RUNTIME = "onnx"
 """What the heads are made for."""
@@ -47,23 +46,29 @@ class Record:
 
 
 class Recent(Generic[K, T]):
-    """The values used last, ``most`` of them."""
+    """The values used last, of ``most_bytes`` together."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._items: OrderedDict[K, T] = OrderedDict()
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._items: OrderedDict[K, tuple[T, int]] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: K) -> T | None:
+        """None if it is not there."""
         found = self._items.get(key)
-        if found is not None:
-            self._items.move_to_end(key)
-        return found
-
-    def put(self, key: K, value: T) -> None:
-        self._items[key] = value
+        if found is None:
+            return None
         self._items.move_to_end(key)
-        while len(self._items) > self._most:
-            self._items.popitem(last=False)
+        return found[0]
+
+    def put(self, key: K, value: T, size: int) -> None:
+        """``size``: about its bytes."""
+        _, before = self._items.pop(key, (None, 0))
+        self._items[key] = value, size
+        self._bytes += size - before
+        while self._bytes > self._most_bytes and len(self._items) > 1:
+            _, (_, gone) = self._items.popitem(last=False)
+            self._bytes -= gone
 
 
 class Kept:
@@ -141,11 +146,11 @@ class Plans:
         self._catalog, self._planner, self._load = catalog, planner, load
         self._kept = Kept(memory_bytes)
         self._weights = SharedWeights()
-        self._answers: Recent[Hashable, PlanAnswer] = Recent(_MOST_ANSWERS)
-        self._texts: Recent[str, bytes] = Recent(_MOST_ANSWERS)
-        self._records: Recent[str, Record] = Recent(_MOST_RECORDS)
-        self._by_head: Recent[tuple[Model, str], str] = Recent(_MOST_RECORDS)
-        self._by_plan: Recent[tuple[Model, str], Record] = Recent(_MOST_RECORDS)
+        self._answers: Recent[Hashable, PlanAnswer] = Recent(_MOST_BYTES)
+        self._texts: Recent[str, bytes] = Recent(_MOST_BYTES)
+        self._records: Recent[str, Record] = Recent(_MOST_BYTES)
+        self._by_head: Recent[tuple[Model, str], str] = Recent(_MOST_BYTES)
+        self._by_plan: Recent[tuple[Model, str], Record] = Recent(_MOST_BYTES)
         self._once: Once[Any] = Once()
         self._sharing = asyncio.Lock()
 
@@ -165,6 +170,8 @@ class Plans:
         if self._load is not None:
             request = priced_by_load(request, self._load.factor)
         held = self._held(model, query.holds)
+        if held is not None:  # which says more than a request can
+            request = replace(request, device_holds_head=False)
         key = model, request.to_json(), None if held is None else held.head_hash
         answer = self._answers.get(key)
         if answer is None:
@@ -238,8 +245,7 @@ class Plans:
     def _held(self, model: Model, holds: str | None) -> Record | None:
         """The plan of the head that a device holds, if it is one of this model."""
         plan_id = None if holds is None else self._by_head.get((model, holds))
-        found = None if plan_id is None else self._records.get(plan_id)
-        return found
+        return None if plan_id is None else self._records.get(plan_id)
 
     async def _answered(self, key: tuple[Model, str, str | None], held: Record | None) -> PlanAnswer:
         model, request, _ = key
@@ -252,10 +258,11 @@ class Plans:
             update_bytes = None if kind == HEAD else len(content)
         plan = json.loads(text)
         answer = PlanAnswer(
-            plan, record.plan_id, record.head_hash, record.head_bytes, update_bytes, tail.outputs, model.hash
+            plan, record.plan_id, record.head_hash, record.head_bytes, update_bytes, tail.outputs, model.hash,
+            tail.alone,
         )
-        self._answers.put(key, answer)
-        self._texts.put(answer.hash, answer.text)
+        self._answers.put(key, answer, len(answer.text))
+        self._texts.put(answer.hash, answer.text, len(answer.text))
         log(
             "info", "planned", model=model.name, plan=record.plan_id, cut=plan["cut"], head_bytes=record.head_bytes,
             update_bytes=update_bytes,
@@ -277,9 +284,9 @@ class Plans:
         plan_id = hashlib.sha256(f"{model.name}\n{model.hash}\n{head_hash}".encode()).hexdigest()[:32]
         record = Record(plan_id, model, plan, head_hash, len(head))
         self._keep(("head", model.hash, head_hash), head)
-        self._records.put(plan_id, record)
-        self._by_head.put((model, head_hash), plan_id)
-        self._by_plan.put((model, plan), record)
+        self._records.put(plan_id, record, len(plan))
+        self._by_head.put((model, head_hash), plan_id, len(plan))
+        self._by_plan.put((model, plan), record, len(plan))
         return record
 
     async def _remade_head(self, record: Record) -> bytes:

@@ -33,7 +33,8 @@ def probed(head: GraphModule | None, tail: GraphModule) -> Tail:
         given = _inputs(tail if head is None else head)
         payload = given if head is None else head(*copied(given))
         together: list[Any] = []
-        outputs = values_of(tail(*copied(payload)), together)
+        taken = copied(payload)
+        outputs = values_of(tail(*taken), together)
     except (RuntimeError, IndexError, ValueError, TypeError, RequestError) as error:
         if isinstance(error, ModelError):
             raise
@@ -49,7 +50,14 @@ def probed(head: GraphModule | None, tail: GraphModule) -> Tail:
         gives=tuple(_value(*each, None, batches) for each in zip(output_names(outputs), together, strict=True)),
         outputs=outputs,
         batches=batches,
+        alone=None if head is None else _alone(taken, together),
     )
+
+
+def _alone(taken: Sequence[Any], given: Sequence[Any]) -> tuple[int, ...] | None:
+    """Which of the values that a tail took those are that it gave, if it did nothing to any."""
+    places = [next((place for place, value in enumerate(taken) if value is each), None) for each in given]
+    return None if None in places else tuple(place for place in places if place is not None)
 
 
 def _inputs(graph: GraphModule) -> Sequence[Any]:

@@ -33,6 +33,9 @@ _LOOK_EVERY_S = 1.0
 _GRACE_S = 30.0
 """For calls to finish when the server is to stop."""
 
+_LINGER_S = 0.2
+"""Until then answers have left, and calls that were on their way are told where they stand."""
+
 _MOST_PLANS_WAITING = 512
 
 _QUEUED_SHARE = 4
@@ -156,10 +159,12 @@ class Server:
         """Take no more calls, finish those that were taken, for ``grace_s`` at most, and end."""
         log("info", "stopping", waiting=self._batcher.waiting)
         self._ready = False
-        self._gate.stopping = True
         if self._watching is not None:
             self._watching.cancel()
-        await self._server.stop(grace_s)
+        self._batcher.hurry()
+        await self._gate.close(grace_s)
+        await asyncio.sleep(_LINGER_S)
+        await self._server.stop(_LINGER_S)
         self._batcher.stop()
         self._planner.stop()
         self._metrics.stop()

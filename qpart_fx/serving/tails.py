@@ -59,17 +59,32 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What messages that begin alike, and are as long, have in common: ``start`` is all before their values."""
+    """What messages that begin alike, and are as long, have in common; nothing of their values. ``start`` is all before
+    these, and ``ends`` are their places."""
 
     start: bytes
-    payload: Payload
+    headers: tuple[Header, ...]
     ends: tuple[tuple[int, int], ...]
+    exact: tuple[bool, ...]
+    samples: int
+    key: tuple[Any, ...] | None
 
-    def of(self, message: bytes) -> Payload:
+    @classmethod
+    def of(cls, message: bytes, payload: Payload) -> _Form:
+        """That of a message with this in it."""
+        ends, place = [], len(message) - _CHECKSUM
+        for _, piece in reversed(payload.rows):
+            ends.append((place - len(piece), place))
+            place -= len(piece)
+        headers = tuple(header for header, _ in payload.rows)
+        return cls(message[:place], headers, tuple(reversed(ends)), payload.exact, payload.samples, payload.key)
+
+    def read(self, message: bytes) -> Payload:
         """What is in a whole message of this form."""
-        view, like = memoryview(message), self.payload
-        rows = tuple((row[0], view[start:end]) for row, (start, end) in zip(like.rows, self.ends, strict=True))
-        return Payload(rows, like.exact, like.samples, like.size, like.key)
+        view = memoryview(message)
+        pieces = [view[start:end] for start, end in self.ends]
+        rows = tuple(zip(self.headers, pieces, strict=True))
+        return Payload(rows, self.exact, self.samples, len(message), self.key)
 
 
 class ServedTail:
@@ -81,6 +96,7 @@ class ServedTail:
 
     def __init__(self, tail: Tail) -> None:
         self.takes, self.gives, self.outputs, self.batches = tail.takes, tail.gives, tail.outputs, tail.batches
+        self.alone = tail.alone
         self.module = unpack_side(tail.content)
         self._like: dict[int, _Form] = {}
         self._grids = [
@@ -97,7 +113,7 @@ class ServedTail:
         if (known := self._like.get(len(message))) is not None and message.startswith(known.start):
             if not is_whole(message):
                 raise invalid("the activation is cut short or damaged: send it again")
-            return known.of(message)
+            return known.read(message)
         try:
             rows = read_message(message, self._grids)
             payload = self._payload(rows, tuple(grid is None for grid in self._grids), len(message))
@@ -110,12 +126,7 @@ class ServedTail:
         """Messages of a device are all of one form: what is known of this one need not be found out again."""
         if len(self._like) >= _MOST_FORMS:
             self._like.clear()
-        view = memoryview(message)
-        ends, place = [], len(message) - _CHECKSUM
-        for _, piece in reversed(payload.rows):
-            ends.append((place - len(piece), place))
-            place -= len(piece)
-        self._like[len(message)] = _Form(bytes(view[:place]), payload, tuple(reversed(ends)))
+        self._like[len(message)] = _Form.of(message, payload)
 
     def given(self, rows: Sequence[Row]) -> Payload:
         """The same for values that came one by one, as they are.

@@ -55,6 +55,7 @@ class FakeServer:
     def __init__(self, profile: qpart.Profile, *, port: int = 0, structure: Any = None) -> None:
         self.profile = profile
         self.misbehaviour = Misbehaviour()
+        self.alone: tuple[int, ...] | None = None
         self.asked: list[str] = []
         self.calls: list[str] = []
         self.queries: list[PlanQuery] = []
@@ -145,7 +146,7 @@ class FakeServer:
         elif held is not None and len(made := make_update(held, head)) < len(head):
             update = len(made)
         record = json.loads(plan.to_json()) | {"by_cut": []}
-        answer = PlanAnswer(record, hash_of(head)[:40], hash_of(head), len(head), update, self._structure, "0" * 64)
+        answer = PlanAnswer(record, hash_of(head)[:40], hash_of(head), len(head), update, self._structure, "0" * 64, self.alone)
         self._heads[hash_of(head)] = head
         self.plans[answer.plan_id] = Made(answer, head, split)
         return answer

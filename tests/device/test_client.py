@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,26 @@ def test_a_whole_model_s_head_is_a_fallback(server: FakeServer, tmp_path: Path) 
     with torch.no_grad():
         expected = split(torch.from_numpy(images())).numpy()
     assert np.allclose(answer.outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_device_that_runs_all_of_the_model_sends_nothing() -> None:
+    slow = replace(REQUEST, device=qpart.Device(clock_hz=1e12, cycles_per_mac=1), link=qpart.Link(1.0, 1e9))
+    server = FakeServer(profile("classifier"))
+    server.alone = (0,)
+    try:
+        with made(server, request=slow) as client:
+            answer = client.answer(images())
+            split = server.plans[answer.plan_id or ""].split
+            assert split.plan is not None
+            assert split.plan.cut == ("_6",)  # the last node
+            server.stop()
+            again = client.answer(images())
+        assert (answer.source, again.source) == ("device", "device")
+        assert "Infer" not in server.asked
+        with torch.no_grad():
+            assert np.allclose(again.outputs, split(torch.from_numpy(images())).numpy(), rtol=1e-4, atol=1e-5)
+    finally:
+        server.stop()
 
 
 # Another link, another plan
