@@ -78,7 +78,8 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
         say(f"the server is started again, and the link is as fast as it was: {_FAST_BPS / 1e6:g} Mbit/s")
         link.bps = _FAST_BPS
         server = _started_server(catalog, server.port)
-        time.sleep(part_s)
+        say("the server is there")
+        time.sleep(2 * part_s)
         say("the end")
     finally:
         for device in devices:

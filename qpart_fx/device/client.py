@@ -43,8 +43,9 @@ _OWN_SHARE = 0.5
 @dataclass(frozen=True)
 class Answer:
     """``outputs``: the model's, in its own structure, as numpy arrays. ``source``: who answered; the device by itself
-    where the plan gives it all of the model. ``plan_id``: the plan of an answer that is no fallback's. ``seconds``: the whole call. ``sent_bytes``, ``received_bytes``: of the server's answer, the
-    message and what came back. ``tries``: how often the server was asked. ``why``: what was wrong with the server."""
+    where the plan gives it all of the model. ``plan_id``: the plan of an answer that is no fallback's. ``seconds``: the
+    whole call. ``sent_bytes``, ``received_bytes``: of the server's answer, the message and what came back. ``tries``:
+    how often the server was asked. ``why``: what was wrong with the server."""
 
     outputs: Any
     source: Literal["server", "device", "fallback"]

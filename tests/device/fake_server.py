@@ -146,7 +146,9 @@ class FakeServer:
         elif held is not None and len(made := make_update(held, head)) < len(head):
             update = len(made)
         record = json.loads(plan.to_json()) | {"by_cut": []}
-        answer = PlanAnswer(record, hash_of(head)[:40], hash_of(head), len(head), update, self._structure, "0" * 64, self.alone)
+        answer = PlanAnswer(
+            record, hash_of(head)[:40], hash_of(head), len(head), update, self._structure, "0" * 64, self.alone
+        )
         self._heads[hash_of(head)] = head
         self.plans[answer.plan_id] = Made(answer, head, split)
         return answer
