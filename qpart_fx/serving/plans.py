@@ -258,7 +258,13 @@ class Plans:
             update_bytes = None if kind == HEAD else len(content)
         plan = json.loads(text)
         answer = PlanAnswer(
-            plan, record.plan_id, record.head_hash, record.head_bytes, update_bytes, tail.outputs, model.hash,
+            plan,
+            record.plan_id,
+            record.head_hash,
+            record.head_bytes,
+            update_bytes,
+            tail.outputs,
+            model.hash,
             tail.alone,
         )
         self._answers.put(key, answer, len(answer.text))
