@@ -27,6 +27,8 @@ _BATCH = 32
 
 _PAUSE_S = 0.1
 _TIMEOUT_S = 1.0
+_REFRESH_S = 5.0
+"""A device that needs no server looks so often whether the link has become faster."""
 
 
 class Device:
@@ -47,6 +49,7 @@ class Device:
             cache=settings["cache"],
             fallback=settings["fallback"] or (lambda images: nearest(images, centres)),
             timeout_s=_TIMEOUT_S,
+            refresh_s=_REFRESH_S,
         )
 
     def run(self) -> None:

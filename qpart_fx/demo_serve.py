@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,10 @@ _FAST_BPS, _SLOW_BPS = 50e6, 0.1e6
 _PART_S = 7.0
 """Of each part of the play."""
 
-_SERVER = Server(clock_hz=3e9, cycles_per_mac=1.25, price_per_s=1.0)
+_PATIENCE_S = 60.0
+"""For what a busy machine may take its time for."""
+
+_SERVER = Server(clock_hz=3e9, cycles_per_mac=0.05)
 _LINK = Link(uplink_bps=_FAST_BPS, downlink_bps=_FAST_BPS, transmit_power_w=0.5)
 
 
@@ -57,7 +61,7 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
     whole = _whole_model(known, directory)
     server = _started_server(catalog, 0)
     link = SlowLink(server.port, _FAST_BPS)
-    devices: list[subprocess.Popen[bytes]] = []
+    devices: list[_Device] = []
     try:
         start = time.time()
 
@@ -67,8 +71,10 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
         say(f"two devices start, on a link of {_FAST_BPS / 1e6:g} Mbit/s; each call is 32 images, and has 1 s")
         for name, request in requests().items():
             fallback = str(whole) if name == "strong" else None
-            devices.append(_started_device(directory, name, request, link.port, fallback, start))
-        time.sleep(part_s + 3)
+            devices.append(_Device(_settings(directory, name, request, link.port, fallback, start)))
+        for device in devices:
+            device.wait_for("the plan in use")
+        time.sleep(part_s)
         say(f"the link slows to {_SLOW_BPS / 1e6:g} Mbit/s")
         link.bps = _SLOW_BPS
         time.sleep(part_s)
@@ -79,13 +85,13 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
         link.bps = _FAST_BPS
         server = _started_server(catalog, server.port)
         say("the server is there")
-        time.sleep(2 * part_s)
+        for device, since in [(device, device.lines) for device in devices]:
+            device.wait_for("by the server", since)
+        time.sleep(part_s)
         say("the end")
     finally:
         for device in devices:
-            device.send_signal(signal.SIGINT)
-        for device in devices:
-            device.wait()
+            device.stop()
         link.close()
         server.kill()
 
@@ -116,9 +122,40 @@ def _started_server(catalog: Path, port: int) -> _Server:
     raise InternalError(f"the server does not start: see {catalog.parent / 'server.log'}")
 
 
-def _started_device(
-    directory: Path, name: str, request: Request, port: int, fallback: str | None, start: float
-) -> subprocess.Popen[bytes]:
+class _Device:
+    """A device as a process; what it says is printed."""
+
+    def __init__(self, settings: Path) -> None:
+        command = [sys.executable, "-m", "qpart_fx.demo_device", str(settings)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._said: list[str] = []
+        self._printing = threading.Thread(target=self._print, daemon=True)
+        self._printing.start()
+
+    @property
+    def lines(self) -> int:
+        """How many it has said."""
+        return len(self._said)
+
+    def wait_for(self, words: str, since: int = 0) -> None:
+        """Until it has said them, after so many lines; but not forever."""
+        until = time.monotonic() + _PATIENCE_S
+        while not any(words in line for line in self._said[since:]) and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+        self._printing.join()
+
+    def _print(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            print(line, end="", flush=True)
+            self._said.append(line)
+
+
+def _settings(directory: Path, name: str, request: Request, port: int, fallback: str | None, start: float) -> Path:
     settings: dict[str, Any] = {
         "name": name, "target": f"127.0.0.1:{port}", "model": _MODEL, "request": json.loads(request.to_json()),
         "cache": str(directory / f"cache_{name}"), "data": str(directory / "digits.npz"), "fallback": fallback,
@@ -126,7 +163,7 @@ def _started_device(
     }  # fmt: skip
     path = directory / f"device_{name}.json"
     write_file(path, json.dumps(settings).encode())
-    return subprocess.Popen([sys.executable, "-m", "qpart_fx.demo_device", str(path)])
+    return path
 
 
 def _leave_data(directory: Path, data: Digits) -> None:
