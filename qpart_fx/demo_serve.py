@@ -111,7 +111,7 @@ def _started_server(catalog: Path, port: int) -> _Server:
     """Returns when it answers."""
     with open(catalog.parent / "server.log", "ab+") as log:
         before = log.seek(0, 2)
-        command = [sys.executable, "-m", "qpart_fx", "serve", str(catalog), "--port", str(port)]
+        command = [sys.executable, "-m", "qpart_fx", "serve", str(catalog), "--port", str(port), "--threads", "1"]
         process = subprocess.Popen(command, stderr=log)
         while process.poll() is None:
             log.seek(before)
