@@ -28,11 +28,10 @@ _GAP_WEIGHT = 0.1
 
 @dataclass(slots=True)
 class _Call:
-    """``deadline``: by the clock of the loop; None for none. ``key``: of its lane."""
+    """``since``, ``deadline``: by the clock of the loop; no deadline is None."""
 
     tail: ServedTail
     payload: Payload
-    key: Any
     since: float
     deadline: float | None
     answer: asyncio.Future[list[Row]]
@@ -71,7 +70,7 @@ class Batcher:
         self._load, self._ran = load, ran
         self._max_batch, self._max_delay_s = max_batch, max_delay_s
         self._max_calls, self._max_bytes = max_calls, max_bytes
-        self._lanes: dict[Any, _Lane] = {}  # by age: the lane whose first call is oldest need not be the first
+        self._lanes: dict[Any, _Lane] = {}  # none is empty
         self._calls = self._bytes = 0
         self._running = False
         self._seconds_a_call = 0.0
@@ -97,12 +96,11 @@ class Batcher:
             raise overloaded(f"{self._calls} calls wait", max(self._calls * self._seconds_a_call, 0.001))
         answer: asyncio.Future[list[Row]] = self._loop.create_future()
         key = (id(tail), payload.key) if payload.key is not None else object()
-        self._lanes.setdefault(key, _Lane())
-        lane = self._lanes[key]
+        lane = self._lanes.setdefault(key, _Lane())
         now = self._loop.time()
         self._gap_s += _GAP_WEIGHT * (min(now - self._last, 2 * self._max_delay_s) - self._gap_s)
         self._last = now
-        lane.calls.append(_Call(tail, payload, key, now, deadline, answer))
+        lane.calls.append(_Call(tail, payload, now, deadline, answer))
         lane.samples += payload.samples
         self._count(1, payload.size)
         self._kick()
