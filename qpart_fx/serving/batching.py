@@ -8,6 +8,7 @@ at once. Many small batches would cost more than their calls, since the thread a
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ from .log import log
 from .refusal import Refused, expired, overloaded
 from .tails import Payload, Row, ServedTail
 from .worker import Worker
+
+_BRIEF_S = 0.001
+"""The event loop lets go of the interpreter for so long at most when a batch starts that is likely done by then: else
+it and the thread would take it from each other at every operation."""
 
 _GAP_WEIGHT = 0.1
 """Weight of the newest in the mean time between calls."""
@@ -73,7 +78,7 @@ class Batcher:
         self._lanes: dict[Any, _Lane] = {}  # none is empty
         self._calls = self._bytes = 0
         self._running = False
-        self._seconds_a_call = 0.0
+        self._seconds_a_call = self._seconds_a_batch = 0.0  # moving means
         self._gap_s, self._last = 2 * max_delay_s, 0.0  # between calls: a moving mean, and when the last one came
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
@@ -103,7 +108,8 @@ class Batcher:
         lane.calls.append(_Call(tail, payload, now, deadline, answer))
         lane.samples += payload.samples
         self._count(1, payload.size)
-        self._kick()
+        if self._timer is None or lane.samples >= self._max_batch or payload.key is None:
+            self._kick()
         return await answer
 
     def hurry(self) -> None:
@@ -180,6 +186,7 @@ class Batcher:
     def _start(self, batch: list[_Call]) -> None:
         self._running = True
         tail, payloads = batch[0].tail, [call.payload for call in batch]
+        ended = threading.Event()
 
         def job() -> tuple[Sequence[list[Row] | Refused], float]:
             start = time.perf_counter()
@@ -188,13 +195,17 @@ class Batcher:
             except Exception:
                 log("error", "tail failed", trace=True)
                 found = [Refused(StatusCode.INTERNAL, "the tail failed: see the server's log")] * len(payloads)
+            ended.set()
             return found, time.perf_counter() - start
 
         self._worker.submit(job, lambda done: self._finish(batch, *done))
+        if self._seconds_a_batch < _BRIEF_S:
+            ended.wait(_BRIEF_S)
 
     def _finish(self, batch: list[_Call], found: Sequence[list[Row] | Refused], seconds: float) -> None:
         self._running = False
         self._load.ran(seconds)
+        self._seconds_a_batch += 0.1 * (seconds - self._seconds_a_batch)
         self._seconds_a_call += 0.1 * (seconds / len(batch) - self._seconds_a_call)
         self._ran(sum(call.payload.samples for call in batch), seconds)
         for call, rows in zip(batch, found, strict=True):
