@@ -8,6 +8,7 @@ at once. Many small batches would cost more than their calls, since the thread a
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,17 +23,20 @@ from .refusal import Refused, expired, overloaded
 from .tails import Payload, Row, ServedTail
 from .worker import Worker
 
+_BRIEF_S = 0.001
+"""The event loop lets go of the interpreter for so long at most when a batch starts that is likely done by then: else
+it and the thread would take it from each other at every operation."""
+
 _GAP_WEIGHT = 0.1
 """Weight of the newest in the mean time between calls."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """``deadline``: by the clock of the loop; None for none. ``key``: of its lane."""
+    """``since``, ``deadline``: by the clock of the loop; no deadline is None."""
 
     tail: ServedTail
     payload: Payload
-    key: Any
     since: float
     deadline: float | None
     answer: asyncio.Future[list[Row]]
@@ -71,10 +75,10 @@ class Batcher:
         self._load, self._ran = load, ran
         self._max_batch, self._max_delay_s = max_batch, max_delay_s
         self._max_calls, self._max_bytes = max_calls, max_bytes
-        self._lanes: dict[Any, _Lane] = {}  # by age: the lane whose first call is oldest need not be the first
+        self._lanes: dict[Any, _Lane] = {}  # none is empty
         self._calls = self._bytes = 0
         self._running = False
-        self._seconds_a_call = 0.0
+        self._seconds_a_call = self._seconds_a_batch = 0.0  # moving means
         self._gap_s, self._last = 2 * max_delay_s, 0.0  # between calls: a moving mean, and when the last one came
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
@@ -97,15 +101,15 @@ class Batcher:
             raise overloaded(f"{self._calls} calls wait", max(self._calls * self._seconds_a_call, 0.001))
         answer: asyncio.Future[list[Row]] = self._loop.create_future()
         key = (id(tail), payload.key) if payload.key is not None else object()
-        self._lanes.setdefault(key, _Lane())
-        lane = self._lanes[key]
+        lane = self._lanes.setdefault(key, _Lane())
         now = self._loop.time()
         self._gap_s += _GAP_WEIGHT * (min(now - self._last, 2 * self._max_delay_s) - self._gap_s)
         self._last = now
-        lane.calls.append(_Call(tail, payload, key, now, deadline, answer))
+        lane.calls.append(_Call(tail, payload, now, deadline, answer))
         lane.samples += payload.samples
         self._count(1, payload.size)
-        self._kick()
+        if self._timer is None or lane.samples >= self._max_batch or payload.key is None:
+            self._kick()
         return await answer
 
     def hurry(self) -> None:
@@ -182,6 +186,7 @@ class Batcher:
     def _start(self, batch: list[_Call]) -> None:
         self._running = True
         tail, payloads = batch[0].tail, [call.payload for call in batch]
+        ended = threading.Event()
 
         def job() -> tuple[Sequence[list[Row] | Refused], float]:
             start = time.perf_counter()
@@ -190,13 +195,17 @@ class Batcher:
             except Exception:
                 log("error", "tail failed", trace=True)
                 found = [Refused(StatusCode.INTERNAL, "the tail failed: see the server's log")] * len(payloads)
+            ended.set()
             return found, time.perf_counter() - start
 
         self._worker.submit(job, lambda done: self._finish(batch, *done))
+        if self._seconds_a_batch < _BRIEF_S:
+            ended.wait(_BRIEF_S)
 
     def _finish(self, batch: list[_Call], found: Sequence[list[Row] | Refused], seconds: float) -> None:
         self._running = False
         self._load.ran(seconds)
+        self._seconds_a_batch += 0.1 * (seconds - self._seconds_a_batch)
         self._seconds_a_call += 0.1 * (seconds / len(batch) - self._seconds_a_call)
         self._ran(sum(call.payload.samples for call in batch), seconds)
         for call, rows in zip(batch, found, strict=True):

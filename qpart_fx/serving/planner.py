@@ -183,6 +183,7 @@ def _begin(memory_bytes: int) -> None:
     _memory_bytes = memory_bytes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server decides when to stop
     threading.Thread(target=_end_with_the_server, daemon=True).start()
+    os.nice(5)  # tails come first
     import torch
 
     torch.set_num_threads(1)

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from ..backends.activation import gathered, value_of
 from ..backends.packed import unpack_side
+from ..device.arrays import Rounded
 from ..errors import ArtifactError
 from ..memory_layout import MemoryLayout
-from ..message import DTYPES, STRIDED, Header, Piece, is_whole, read_codes, read_message, write_number
+from ..message import DTYPES, STRIDED, Header, Piece, bytes_of, is_whole, read_codes, read_message, write_number
 from ..quantizer import UniformQuantizer
 from .output_structure import values_of
 from .planner import Tail, Value
@@ -101,6 +102,12 @@ class ServedTail:
         self._like: dict[int, _Form] = {}
         self._grids = [
             None if value.grid is None else UniformQuantizer(value.grid.bits, value.grid.step, value.grid.zero_point)
+            for value in self.takes
+        ]
+        self._rounded = [
+            Rounded(16, 1.0, 0)
+            if value.grid is None
+            else Rounded(value.grid.bits, value.grid.step, value.grid.zero_point)
             for value in self.takes
         ]
 
@@ -197,17 +204,23 @@ class ServedTail:
         first, _ = payloads[0].rows[place]
         grid = None if payloads[0].exact[place] else self._grids[place]
         rows = [payload.rows[place] for payload in payloads]
-        if len(payloads) == 1:
-            return value_of(*rows[0], grid)
-        if any(header.kind & STRIDED or header.is_coded for header, _ in rows):
-            return torch.cat([value_of(header, piece, grid) for header, piece in rows])
-        shape = (sum(payload.samples for payload in payloads), *first.layout.shape[1:])
-        if grid is None or grid.bits in (8, 16):
+        as_integers = grid is None or grid.bits in (8, 16) or first.dtype == "float32"
+        if not as_integers or first.number is not None or any(_is_apart(header) for header, _ in rows):
+            values = [value_of(header, piece, grid) for header, piece in rows]
+            return values[0] if len(values) == 1 else torch.cat(values)
+        shape = (sum(header.layout.shape[0] for header, _ in rows), *first.layout.shape[1:]) if self.batches else None
+        if grid is None or first.dtype != "float32":
             joined = memoryview(b"".join(piece for _, piece in rows))
-            kind = first.kind
-            return value_of(Header(kind, MemoryLayout.contiguous(shape)), joined, grid)
-        codes = np.concatenate([read_codes(header, piece, grid) for header, piece in rows]).astype(np.float32)
-        return grid.decode(torch.from_numpy(codes), getattr(torch, first.dtype)).reshape(shape)
+            whole = Header(first.kind, first.layout if shape is None else MemoryLayout.contiguous(shape))
+            return value_of(whole, joined, grid)
+        codes = [read_codes(header, piece, grid) for header, piece in rows]
+        together = codes[0] if len(codes) == 1 else np.concatenate(codes)
+        return torch.from_numpy(self._rounded[place].decode(together)).reshape(shape or first.layout.shape)
+
+
+def _is_apart(header: Header) -> bool:
+    """Whether the bytes of a value cannot be put behind those of another one."""
+    return bool(header.kind & STRIDED) or header.is_coded
 
 
 def _row(value: Any) -> Row:
@@ -215,6 +228,8 @@ def _row(value: Any) -> Row:
     if not isinstance(value, Tensor):
         return write_number(value)
     layout = MemoryLayout.contiguous(tuple(value.shape))
+    if value.dtype is torch.float32 and value.is_contiguous() and value.device.type == "cpu":  # as nearly always
+        return Header(0, layout), bytes_of(value.numpy().reshape(-1))
     flat = gathered(layout, value.detach().contiguous()).cpu()
     return Header(DTYPES.index(str(value.dtype).removeprefix("torch.")), layout), flat.view(torch.uint8).numpy().data
 
@@ -225,9 +240,10 @@ def _parted(rows: Sequence[Row], samples: Sequence[int]) -> list[list[Row]]:
     for header, piece in rows:
         total, *rest = header.layout.shape
         size, start = len(piece) // max(total, 1), 0
+        headers = {count: Header(header.kind, MemoryLayout.contiguous((count, *rest))) for count in set(samples)}
         for own, count in zip(parted, samples, strict=True):
             end = start + size * count
-            own.append((Header(header.kind, MemoryLayout.contiguous((count, *rest))), piece[start:end]))
+            own.append((headers[count], piece[start:end]))
             start = end
     return parted
 
