@@ -144,6 +144,8 @@ class Transport:
             )
             seconds = time.perf_counter() - start
             metadata = _metadata_of(call)
+            if packed is None:  # where the link altered what the frames are
+                raise Failure(Kind.BROKEN, "the answer is empty")
             if metadata.get(protocol.CHECK) != protocol.check_of(sent):
                 raise Failure(Kind.BROKEN, "the query was altered on its way")
             against = known.text if known is not None and metadata.get(protocol.KNOWN) == known.hash else b""
@@ -185,7 +187,11 @@ class Transport:
             )
             seconds = time.perf_counter() - start
             said = _metadata_of(call)
-            if said.get(protocol.CALL) != key or said.get(protocol.CHECK) != protocol.check_of(answer):
+            if (
+                answer is None
+                or said.get(protocol.CALL) != key
+                or said.get(protocol.CHECK) != protocol.check_of(answer)
+            ):
                 raise Failure(Kind.BROKEN, "the answer is to another call")
             server_s = min(_seconds(said.get(protocol.SERVER_S)), seconds)
             return Reply(unpack_arrays(answer), len(answer), seconds - server_s, server_s)
