@@ -17,7 +17,7 @@ INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(PY) -m pip install
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips must not write to one environment; `make -j` is accepted and changes nothing
-.PHONY: help demo test test-all check format bench coverage clean distclean
+.PHONY: help demo demo-serve test test-all check format bench coverage clean distclean load
 
 help: ## show this list
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS=...]'
@@ -31,6 +31,9 @@ help: ## show this list
 
 demo: $(VENV)/.demo ## train a small network, compile it for three requests, leave the results in demo/
 	$(VENV)/bin/qpart demo $(ARGS)
+
+demo-serve: $(VENV)/.dev ## a server and two devices as processes; the link slows, the server dies and comes back
+	$(VENV)/bin/qpart demo --serve --directory demo/serve $(ARGS)
 
 test: $(VENV)/.dev ## run the tests, without the slow ones
 	$(PY) -m pytest $(ARGS)
@@ -50,6 +53,9 @@ format: $(VENV)/.dev ## put the code into the style that `make check` asks for
 
 bench: $(VENV)/.dev ## run the micro-benchmarks
 	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only -m '' $(ARGS)
+
+load: $(VENV)/.dev ## measure calls a second of the server (ARGS: the folder of real networks, --rounds N)
+	$(PY) -m benchmarks.serving $(ARGS)
 
 coverage: $(VENV)/.coverage-suite ## capture and split over a hundred networks (ARGS: parts of names, or --sample)
 	$(PY) -m tests.coverage.report $(ARGS)

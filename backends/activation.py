@@ -72,7 +72,7 @@ def unpack_payload(head: GraphModule, data: bytes) -> tuple[Any, ...]:
     try:
         values = read_message(data, quantizers)
         return tuple(
-            _value(header, quantizer, piece) for (header, piece), quantizer in zip(values, quantizers, strict=True)
+            value_of(header, piece, quantizer) for (header, piece), quantizer in zip(values, quantizers, strict=True)
         )
     except (struct.error, IndexError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         if isinstance(error, ArtifactError):
@@ -104,7 +104,12 @@ def _pack(value: Any, quantizer: UniformQuantizer | None, uplink_bps: float | No
     return write_codes(kind, layout, codes.numpy(), quantizer, uplink_bps)
 
 
-def _value(header: Header, quantizer: UniformQuantizer | None, piece: memoryview) -> Any:
+def value_of(header: Header, piece: memoryview, quantizer: UniformQuantizer | None) -> Any:
+    """The value that was packed: a tensor, from codes if there is a quantizer, or a number.
+
+    Raises:
+        ArtifactError: it is none.
+    """
     if number := header.number:
         return read_number(number, piece)
     dtype = getattr(torch, header.dtype, None)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__, container
 from .errors import ArtifactError, MissingDependencyError, QPartError
@@ -48,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="seed of the data's order and the training (default: %(default)s)"
     )
     demo.add_argument("--no-plots", action="store_true", help="leave out the plots, which need matplotlib")
+    demo.add_argument(
+        "--serve", action="store_true",
+        help="instead, serve the network to two devices, on a link that slows, from a server that is killed",
+    )  # fmt: skip
     show = commands.add_parser(
         "show",
         help="print a plan, or the plan in a saved split model",
@@ -67,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=50, help="runs of each (default: %(default)s)")
     bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
     bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
+    _add_calibrate(commands)
+    _add_serve(commands)
+    _add_run(commands)
+    return parser
+
+
+def _add_calibrate(commands: Any) -> None:
     calibrate = commands.add_parser(
         "calibrate-device",
         help="measure this machine, and write it down as the device of a request",
@@ -84,7 +96,84 @@ def _parser() -> argparse.ArgumentParser:
                            help="cycles are those of this clock (default: 1 GHz, a cycle a nanosecond)")  # fmt: skip
     calibrate.add_argument("--power-w", type=float, metavar="W", help="that it takes while it computes, for energies")
     calibrate.add_argument("--memory-bytes", type=int, metavar="BYTES", help="that heads must fit in")
-    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="answer devices with plans and heads, and finish their inferences",
+        description="Serve the profiles in the folder CATALOG (NAME.qpart, of Profile.save) over gRPC: plans, heads "
+        "and tails for qpart_fx.device, and the Open Inference Protocol for others. A profile that is put there or "
+        "replaced is served a second later. The log, a JSON object a line, goes to standard error. SIGTERM or SIGINT: "
+        "finish what was taken, and end; a second one: end now.",
+    )
+    serve.add_argument("catalog", type=Path, metavar="CATALOG")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8471, help="0 for any that is free (default: %(default)s)")
+    secure = serve.add_argument_group("security (see SECURITY.md)")
+    secure.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate, for TLS")
+    secure.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    secure.add_argument("--client-ca", type=Path, metavar="PEM", help="take only clients with certificates of these")
+    secure.add_argument("--tokens", type=Path, metavar="JSON", help="take only clients with tokens listed here")
+    secure.add_argument("--rate", type=float, metavar="CALLS", help="that one client may make a second")
+    secure.add_argument("--max-message-mb", type=int, default=16, metavar="MB", help="of a call (default: %(default)s)")
+    load = serve.add_argument_group("load")
+    load.add_argument("--max-batch", type=int, default=32, metavar="N", help="samples at once (default: %(default)s)")
+    load.add_argument(
+        "--max-delay-ms", type=float, default=2.0, metavar="MS",
+        help="that a call may wait for others, while these come more often than that (default: %(default)s)",
+    )  # fmt: skip
+    load.add_argument("--queue", type=int, default=256, metavar="N", help="calls that may wait (default: %(default)s)")
+    load.add_argument(
+        "--memory-mb", type=int, default=1024, metavar="MB", help="of heads, tails (default: %(default)s)"
+    )
+    load.add_argument("--threads", type=int, metavar="N", help="of a tail (default: as many as there are cores)")
+    load.add_argument(
+        "--price-by-load", action="store_true",
+        help="plans count a second of a busy server as longer, so that devices do more",
+    )  # fmt: skip
+    watch = serve.add_argument_group("watching it")
+    watch.add_argument("--metrics-port", type=int, metavar="PORT", help="for Prometheus, at /metrics")
+    watch.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
+    levels = ("debug", "info", "warning", "error")
+    watch.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a model of a server, its head on this machine",
+        description="Ask the server at TARGET for a plan for MODEL and its head, run the head here and the tail there, "
+        "and write the model's outputs. Needs no torch. Each answer's source, time and bytes go to standard error.",
+    )
+    run.add_argument("target", metavar="TARGET", help="host:port")
+    run.add_argument("model", metavar="MODEL", help="its name in the server's catalog")
+    run.add_argument(
+        "--input", type=Path, action="append", required=True, metavar="FILE",
+        help="an array (.npy) for each of the model's arguments in their order, or arrays by name (.npz)",
+    )  # fmt: skip
+    run.add_argument("--output", type=Path, metavar="FILE", help="where the outputs go: .npy for one array, else .npz")
+    run.add_argument(
+        "--device", type=Path, metavar="JSON",
+        help="what is asked for: a request's fields, or a device's alone (default: 1 GHz, one cycle a multiply-add)",
+    )  # fmt: skip
+    run.add_argument("--max-drop", type=float, metavar="FRACTION", help="accuracy that may be lost (default: 0.01)")
+    run.add_argument("--repeat", type=int, default=1, metavar="N", help="times to run (default: %(default)s)")
+    run.add_argument(
+        "--timeout", type=float, default=30.0, metavar="S", help="seconds of a call (default: %(default)s)"
+    )
+    run.add_argument("--cache", type=Path, metavar="FOLDER", help="keep heads here for the next time")
+    run.add_argument("--cache-mb", type=int, default=256, metavar="MB", help="at most (default: %(default)s)")
+    run.add_argument("--fallback", type=Path, metavar="HEAD", help="a whole model's head, for when no server answers")
+    run.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token, and is read for each call")
+    run.add_argument("--tls", action="store_true", help="encrypt, with the certificates that the system trusts")
+    run.add_argument(
+        "--tls-ca", type=Path, metavar="PEM", help="encrypt; the server's certificate is signed by this one"
+    )
+    run.add_argument("--tls-cert", type=Path, metavar="PEM", help="this device's own certificate")
+    run.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
+    run.add_argument("--threads", type=int, help="that the head may use (default: as many as there are cores)")
+    run.add_argument("--verbose", action="store_true", help="say what the client does")
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -100,9 +189,12 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     try:
-        from . import demo
+        from . import demo, demo_serve
     except ModuleNotFoundError as error:
         raise MissingDependencyError("the demo", extra="demo") from error
+    if options.serve:
+        demo_serve.run(options.directory, seed=options.seed)
+        return
     demo.run(options.directory, seed=options.seed, plots=not options.no_plots)
 
 
@@ -132,6 +224,21 @@ def _bench(options: argparse.Namespace) -> None:
         container.write_file(options.json, f"{report.to_json()}\n".encode())
 
 
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from .serving.server import Settings, serve
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("serving", extra="serve,torch,onnx") from error
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "rate", "max_message_mb")}
+    serve(Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .device.run import run
+
+    run(options)
+
+
 def _read_plan(path: Path) -> Plan:
     """The plan in a plan.json or in the file of a split model; torch is not needed for it."""
     content = _read(path)
@@ -150,4 +257,6 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
 
 
-_COMMANDS = {"demo": _demo, "show": _show, "bench": _bench, "calibrate-device": _calibrate}
+_COMMANDS = {
+    "demo": _demo, "show": _show, "bench": _bench, "calibrate-device": _calibrate, "serve": _serve, "run": _run,
+}  # fmt: skip

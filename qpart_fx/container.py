@@ -197,15 +197,15 @@ def deflate(text: bytes, known: bytes = b"") -> bytes:
     return packer.compress(text) + packer.flush()
 
 
-def inflate(packed: bytes, known: bytes = b"") -> bytes:
+def inflate(packed: bytes, known: bytes = b"", *, largest: int = _MAX_MANIFEST) -> bytes:
     """What :func:`deflate` compressed.
 
     Raises:
-        ArtifactError: it is nothing that was compressed so, or larger than any manifest.
+        ArtifactError: it is nothing that was compressed so, or more than the ``largest`` number of bytes.
     """
     unpacker = zlib.decompressobj(_RAW, zdict=known)
     try:
-        text = unpacker.decompress(packed, _MAX_MANIFEST)
+        text = unpacker.decompress(packed, largest)
     except zlib.error as error:
         raise ArtifactError(f"the file's manifest is malformed: {error}") from None
     if not unpacker.eof or unpacker.unused_data:

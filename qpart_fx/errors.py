@@ -7,6 +7,8 @@
     │   └── CaptureError                      a model whose forward cannot be turned into a graph
     ├── CalibrationError        ValueError    calibration data that are missing, broken, or do not fit the model
     ├── ArtifactError           ValueError    a file that is damaged, of another version, or not ours
+    ├── Unavailable             ConnectionError  no server answered in time, and there is nothing to fall back to
+    │   └── RefusedError                      the server answered, and will not serve this caller or this model
     ├── MissingDependencyError  ImportError   an extra that is not installed; names the command that installs it
     └── InternalError           RuntimeError  a mistake of ours; please report it
 
@@ -56,6 +58,15 @@ class CalibrationError(QPartError, ValueError):
 
 class ArtifactError(QPartError, ValueError):
     """A file is damaged, of a later version, or not one of ours."""
+
+
+class Unavailable(QPartError, ConnectionError):  # noqa: N818  # the name that says it
+    """No server answered within the time that was set, and there is no model on the device to answer in its place."""
+
+
+class RefusedError(Unavailable):
+    """The server refuses: who asks, the model that is asked for, or the request. Asking again changes nothing before
+    that is mended."""
 
 
 class MissingDependencyError(QPartError, ImportError):

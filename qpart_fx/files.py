@@ -27,9 +27,18 @@ def load(path: str | Path) -> Profile | SplitModel | GraphModule:
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
     try:
-        kind, manifest, data = container.decode(content, "profile", "split", "head", "tail")
-        if kind == "profile":
-            return unpack_profile(manifest, data)
-        return SplitModel(*unpack_split(manifest, data)) if kind == "split" else unpack_side(content)
+        return load_bytes(content)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def load_bytes(content: bytes) -> Profile | SplitModel | GraphModule:
+    """The same from the contents of a file.
+
+    Raises:
+        ArtifactError: they are damaged, of a later version, or not ours.
+    """
+    kind, manifest, data = container.decode(content, "profile", "split", "head", "tail")
+    if kind == "profile":
+        return unpack_profile(manifest, data)
+    return SplitModel(*unpack_split(manifest, data)) if kind == "split" else unpack_side(content)

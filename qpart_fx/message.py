@@ -175,11 +175,7 @@ def read_message(data: bytes, grids: Sequence[Grid | None]) -> list[tuple[Header
     Raises:
         ArtifactError: the bytes are cut short or damaged, of another version, or not for this head.
     """
-    if (
-        len(data) < 10
-        or data[:3] != _MAGIC[:3]
-        or zlib.crc32(memoryview(data)[:-4]) != struct.unpack("<I", data[-4:])[0]
-    ):
+    if len(data) < 10 or data[:3] != _MAGIC[:3] or not is_whole(data):
         raise ArtifactError("the activation is cut short or damaged: send it again")
     if data[:4] != _MAGIC:
         raise ArtifactError("the activation is of another version: pack and unpack it with the same qpart_fx")
@@ -202,6 +198,11 @@ def read_message(data: bytes, grids: Sequence[Grid | None]) -> list[tuple[Header
     if place != len(data) - 4:
         raise ArtifactError(f"the activation has {len(data) - 4 - place} bytes too many")
     return values
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a message of some bytes has the checksum that it ends with."""
+    return zlib.crc32(memoryview(data)[:-4]) == int.from_bytes(data[-4:], "little")
 
 
 def write_number(value: float | None) -> tuple[Header, bytes]:

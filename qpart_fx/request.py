@@ -397,3 +397,34 @@ class Request:
             "link": Link(uplink_bps=200e6, downlink_bps=200e6, transmit_power_w=1.0, receive_power_w=1.0),
         }
         return cls(max_accuracy_drop=max_accuracy_drop, **{**table, **others})
+
+    def to_json(self) -> str:
+        """The request as JSON, without ``calibration`` and ``device_holds``; :meth:`from_json` gives an equal one."""
+        record = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _LOCAL}
+        return json.dumps(record, default=_as_record, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Request:
+        """The request that :meth:`to_json` wrote.
+
+        Raises:
+            RequestError: the text is no JSON, or a field is missing, unknown or wrong; names the field.
+        """
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"not a request: it is no JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise RequestError("not a request: the JSON is no object")
+        if extra := [name for name in _LOCAL if name in record]:
+            raise RequestError(f"Request.{extra[0]}: it cannot stand in JSON; leave it out")
+        try:
+            return _ADAPTER.validate_json(json.dumps(record), strict=True)
+        except ValidationError as error:
+            raise RequestError(_explain(cls, error)) from None
+
+
+_LOCAL = ("calibration", "device_holds")
+"""Fields of a request that stay where it was made."""
+
+_ADAPTER = TypeAdapter(Request)

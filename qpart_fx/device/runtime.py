@@ -135,6 +135,11 @@ class HeadRuntime:
         ):
             raise ArtifactError("the head's graph does not return what its file says")
 
+    @property
+    def returns(self) -> int:
+        """How many values the head returns."""
+        return len(self._outputs)
+
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> HeadRuntime:
         """The head in the file at ``path``.

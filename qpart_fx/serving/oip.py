@@ -1,0 +1,211 @@
+"""The Open Inference Protocol (KServe v2) over gRPC: tails for ordinary clients, ``tritonclient`` for example.
+
+A model's version is a plan's id: its inputs are what crosses, each by its name in its dtype, or all of it as one UINT8
+tensor ``message``. Without a version the whole float model answers, and its inputs are the model's own. Outputs are
+called as :func:`qpart_fx.serving_protocol.output_names` says. Shared memory is not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+
+from .. import __version__
+from ..memory_layout import MemoryLayout
+from ..message import DTYPES, Header, write_number
+from .access import Client
+from .batching import Batcher
+from .calls import Gate, deadline_of
+from .catalog import Catalog
+from .planner import Value
+from .plans import Plans, Record
+from .refusal import Refused, invalid, not_found
+from .tails import Payload, Row, ServedTail
+
+_DATATYPES = {
+    "float32": "FP32", "float64": "FP64", "float16": "FP16", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32",
+    "int16": "INT16", "int8": "INT8", "uint64": "UINT64", "uint32": "UINT32", "uint16": "UINT16", "uint8": "UINT8",
+    "bool": "BOOL",
+}  # fmt: skip
+_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+
+_CONTENTS = {
+    "FP32": ("fp32_contents", "<f4"), "FP64": ("fp64_contents", "<f8"), "INT64": ("int64_contents", "<i8"),
+    "INT32": ("int_contents", "<i4"), "INT16": ("int_contents", "<i2"), "INT8": ("int_contents", "i1"),
+    "UINT64": ("uint64_contents", "<u8"), "UINT32": ("uint_contents", "<u4"), "UINT16": ("uint_contents", "<u2"),
+    "UINT8": ("uint_contents", "u1"), "BOOL": ("bool_contents", "?"),
+}  # fmt: skip
+
+_MESSAGE = "message"
+_MOST_DIMENSIONS = 32
+_SIZE_OF = {"float16": 2, "bfloat16": 2} | {name: np.dtype(name).itemsize for name in _DATATYPES if name != "bfloat16"}
+
+
+class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
+    """Health, metadata and inference; what else the protocol has is not implemented.
+
+    Args:
+        ready: whether the server can take calls.
+    """
+
+    def __init__(self, catalog: Catalog, plans: Plans, batcher: Batcher, gate: Gate, ready: Callable[[], bool]) -> None:
+        self._catalog, self._plans, self._batcher, self._ready = catalog, plans, batcher, ready
+        methods: dict[str, Callable[[Any, Any, dict[str, Any], Client], Awaitable[Any]]] = {
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+        }
+        for name, work in methods.items():
+            setattr(self, name, gate.unary(name, work))
+
+    def add_to(self, server: Any) -> None:
+        """Let ``server`` answer."""
+        add_GRPCInferenceServiceServicer_to_server(self, server)
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    async def _server_metadata(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
+        return pb.ServerMetadataResponse(name="qpart", version=__version__)
+
+    async def _model_ready(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
+        client.require(request.name)
+        try:
+            self._record(request.name, request.version)
+        except Refused:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self._ready())
+
+    async def _model_metadata(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
+        client.require(request.name)
+        record = self._record(request.name, request.version)
+        tail = await self._plans.tail(record)
+        return pb.ModelMetadataResponse(
+            name=request.name,
+            versions=[request.version] if request.version else [],
+            platform="qpart",
+            inputs=[_described(value, tail.batches) for value in tail.takes if value.dtype is not None],
+            outputs=[_described(value, tail.batches) for value in tail.gives],
+        )
+
+    async def _infer(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
+        client.require(request.model_name)
+        record = self._record(request.model_name, request.model_version)
+        tail = self._plans.ready_tail(record) or await self._plans.tail(record)
+        places = _places(tail, [output.name for output in request.outputs])
+        rows = await self._batcher.run(tail, _payload(tail, request), deadline_of(context))
+        answer = pb.ModelInferResponse(
+            model_name=request.model_name, model_version=request.model_version, id=request.id
+        )
+        for place in places:
+            header, piece = rows[place]
+            datatype, shape = _as_sent(header)
+            answer.outputs.add(name=tail.gives[place].name, datatype=datatype, shape=shape)
+            answer.raw_output_contents.append(bytes(piece))
+        return answer
+
+    def _record(self, name: str, version: str) -> Record:
+        if not version:
+            return self._plans.whole(name)
+        record = self._plans.record(version)
+        if record.model.name != name:
+            raise not_found(f"the model {name[:128]!r} has no such version")
+        return record
+
+
+def _payload(tail: ServedTail, request: Any) -> Payload:
+    """What is in a request.
+
+    Raises:
+        Refused: it is not what the tail takes.
+    """
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise invalid(f"there are {len(request.inputs)} inputs, and raw contents of {len(raw)}")
+    if len(request.inputs) == 1 and request.inputs[0].name == _MESSAGE and request.inputs[0].datatype == "UINT8":
+        return tail.read(_content(request.inputs[0], raw))
+    given = {each.name: (each, raw[place : place + 1]) for place, each in enumerate(request.inputs)}
+    names = [value.name for value in tail.takes if value.dtype is not None]
+    if len(given) != len(request.inputs) or given.keys() != set(names):
+        raise invalid(f"the inputs are {', '.join(names)}, each once, or '{_MESSAGE}' alone, of datatype UINT8")
+    return tail.given(
+        [_row(value, *given[value.name]) if value.name in given else _number(value) for value in tail.takes]
+    )
+
+
+def _row(value: Value, given: Any, raw: Sequence[bytes]) -> Row:
+    """One input, as a message holds it."""
+    dtype, shape = _DTYPES.get(given.datatype), tuple(given.shape)
+    if dtype is None or dtype != value.dtype:
+        wanted = _DATATYPES.get(str(value.dtype), value.dtype)
+        raise invalid(f"input '{value.name}' is {given.datatype[:20]}, and the tail takes {wanted}")
+    if len(shape) > _MOST_DIMENSIONS or any(not 0 < size < 2**31 for size in shape):
+        raise invalid(f"input '{value.name}' has an impossible shape")
+    content = _content(given, raw)
+    if len(content) != prod(shape) * _SIZE_OF[dtype]:
+        raise invalid(
+            f"input '{value.name}' of shape {list(shape)} takes {prod(shape) * _SIZE_OF[dtype]:,} bytes, and comes "
+            f"with {len(content):,}"
+        )
+    return Header(DTYPES.index(dtype), MemoryLayout.contiguous(shape)), content
+
+
+def _content(given: Any, raw: Sequence[bytes]) -> bytes:
+    """The bytes of an input, raw or in one of the typed fields.
+
+    Raises:
+        Refused: there are none.
+    """
+    if raw:
+        return raw[0]
+    if given.datatype not in _CONTENTS:
+        raise invalid(f"input '{given.name[:128]}' of datatype {given.datatype[:20]} needs raw contents")
+    name, dtype = _CONTENTS[given.datatype]
+    try:
+        return np.array(getattr(given.contents, name), dtype=dtype).tobytes()
+    except (OverflowError, ValueError) as error:
+        raise invalid(f"input '{given.name[:128]}': {error}") from None
+
+
+def _number(value: Value) -> Row:
+    """A value that is no tensor: as it was when the model was profiled."""
+    return write_number(value.number)
+
+
+def _places(tail: ServedTail, wanted: Sequence[str]) -> Sequence[int]:
+    """Of the outputs that are asked for: all, if none is."""
+    if not wanted:
+        return range(len(tail.gives))
+    names = {value.name: place for place, value in enumerate(tail.gives)}
+    if unknown := [name for name in wanted if name not in names]:
+        raise invalid(f"there is no output {unknown[0][:128]!r}, but: {', '.join(names)}")
+    return [names[name] for name in wanted]
+
+
+def _as_sent(header: Header) -> tuple[str, tuple[int, ...]]:
+    """The datatype and the shape of an output.
+
+    Raises:
+        Refused: the protocol has no such datatype.
+    """
+    if (kind := header.number) is not None:
+        return ("FP64" if kind is float else "INT64"), ()
+    if header.dtype not in _DATATYPES:
+        raise invalid(f"an output is {header.dtype}, which this protocol cannot send: use {_MESSAGE} and Infer")
+    return _DATATYPES[header.dtype], header.layout.shape
+
+
+def _described(value: Value, batches: bool) -> Any:
+    shape = [-1, *value.shape] if batches else value.shape
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=value.name, datatype=_DATATYPES.get(value.dtype or "", "FP64"), shape=shape
+    )

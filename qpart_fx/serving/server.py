@@ -1,0 +1,269 @@
+"""A server: its parts put together, started, and stopped when what it took is finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+
+from ..errors import QPartError, RequestError
+from .access import Access
+from .batching import Batcher
+from .calls import Gate, health_service
+from .catalog import Catalog
+from .load import Load
+from .log import log, start_logging
+from .metrics import Metrics
+from .oip import OipService
+from .planner import Planner
+from .plans import Plans
+from .service import QPartService
+
+_LOOK_EVERY_S = 1.0
+"""At the catalog and at the file of tokens."""
+
+_GRACE_S = 30.0
+"""For calls to finish when the server is to stop."""
+
+_LINGER_S = 0.2
+"""Until then answers have left, and calls that were on their way are told where they stand."""
+
+_MOST_PLANS_WAITING = 512
+
+_QUEUED_SHARE = 4
+"""Messages that wait may take the memory's fourth part."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``qpart serve`` takes: see there. ``port`` and ``metrics_port``: 0 for any that is free; ``metrics_port``
+    None for no metrics. ``max_message_bytes``: of one call. ``calls_per_s``: of one client. ``threads``: of torch."""
+
+    catalog: Path
+    host: str = "127.0.0.1"
+    port: int = 8471
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    tokens: Path | None = None
+    max_batch: int = 32
+    max_delay_ms: float = 2.0
+    queue: int = 256
+    memory_mb: int = 1024
+    max_message_bytes: int = 16 << 20
+    calls_per_s: float | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    price_by_load: bool = False
+    threads: int | None = None
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Raises:
+        RequestError: the settings make no sense together.
+        """
+        whole = {"--max-batch": self.max_batch, "--queue": self.queue, "--memory-mb": self.memory_mb}
+        for name, value in whole.items():
+            if value < 1:
+                raise RequestError(f"{name} {value}: give a number above 0")
+        for name, port in {"--port": self.port, "--metrics-port": self.metrics_port or 0}.items():
+            if not 0 <= port < 2**16:
+                raise RequestError(f"{name} {port}: a port is a number from 1 to 65535, or 0 for any that is free")
+        if not 0 <= self.max_delay_ms <= 10_000:
+            raise RequestError(f"--max-delay-ms {self.max_delay_ms}: give a number from 0 to 10,000")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise RequestError("--tls-cert and --tls-key: give both or none")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise RequestError("--client-ca: clients show their certificates over TLS only; give --tls-cert as well")
+        if self.tokens is not None and self.tls_cert is None and not _is_loopback(self.host):
+            raise RequestError(
+                "--tokens: without TLS everybody on the way can read them; give --tls-cert and --tls-key, or listen "
+                "on 127.0.0.1"
+            )
+
+
+class Server:
+    """Made and started in a running event loop.
+
+    Attributes:
+        port, metrics_port: where it listens, once started.
+        catalog, plans: what it offers.
+
+    Raises:
+        RequestError: a file or folder of the settings is missing or malformed.
+    """
+
+    port: int
+    metrics_port: int | None = None
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.catalog = Catalog(settings.catalog)
+        self._access = Access(settings.tokens, settings.calls_per_s)
+        self._credentials = _credentials(settings)
+        memory = settings.memory_mb << 20
+        load = Load()
+        self._metrics = Metrics()
+        self._planner = Planner(memory // 4, _MOST_PLANS_WAITING)
+        self.plans = Plans(self.catalog, self._planner, memory, load if settings.price_by_load else None)
+        self._batcher = Batcher(
+            load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
+            max_bytes=max(memory // _QUEUED_SHARE, settings.max_message_bytes), ran=self._metrics.ran,
+        )  # fmt: skip
+        self._gate = Gate(self._access, self._metrics, by_certificate=settings.client_ca is not None)
+        self._ready = False
+        self._watching: asyncio.Task[None] | None = None
+        self._server = self._made_server()
+        self._measure(load)
+
+    async def start(self) -> None:
+        """Returns when it answers.
+
+        Raises:
+            RequestError: the address cannot be listened at.
+        """
+        settings = self._settings
+        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        await asyncio.to_thread(self.catalog.refresh)
+        if settings.metrics_port is not None:
+            self.metrics_port = self._metrics.serve(settings.metrics_host, settings.metrics_port)
+        address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+        try:
+            if self._credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise RequestError(f"cannot listen at {address}: is the port in use? ({error})") from error
+        await self._planner.warm_up()
+        await self._server.start()
+        self._watching = asyncio.create_task(self._watch())
+        self._ready = True
+        log(
+            "info", "serving", host=settings.host, port=self.port, metrics_port=self.metrics_port,
+            tls=self._credentials is not None, client_certificates=settings.client_ca is not None,
+            tokens=settings.tokens is not None, models=sorted(self.catalog.models),
+        )  # fmt: skip
+        if self._credentials is None and not _is_loopback(settings.host):
+            log("warning", "everybody on the network can read and use this server: give --tls-cert and --tokens")
+
+    async def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Take no more calls, finish those that were taken, for ``grace_s`` at most, and end."""
+        log("info", "stopping", waiting=self._batcher.waiting)
+        self._ready = False
+        if self._watching is not None:
+            self._watching.cancel()
+        self._batcher.hurry()
+        await self._gate.close(grace_s)
+        await asyncio.sleep(_LINGER_S)
+        await self._server.stop(_LINGER_S)
+        self._batcher.stop()
+        self._planner.stop()
+        self._metrics.stop()
+        log("info", "stopped")
+
+    def _made_server(self) -> Any:
+        settings = self._settings
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.so_reuseport", 0),  # a second server at the same port is a mistake
+                ("grpc.keepalive_time_ms", 60_000),  # connections whose other end is gone are closed
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ),
+            maximum_concurrent_rpcs=4 * settings.queue + _MOST_PLANS_WAITING,
+        )
+        server.add_generic_rpc_handlers(
+            (QPartService(self.plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
+        )
+        OipService(self.catalog, self.plans, self._batcher, self._gate, lambda: self._ready).add_to(server)
+        return server
+
+    def _measure(self, load: Load) -> None:
+        gauge = self._metrics.gauge
+        gauge("qpart_queue_calls", "Calls that wait for the tails' thread.", lambda: self._batcher.waiting)
+        gauge("qpart_planner_jobs", "Jobs that the planner has not done.", lambda: self._planner.waiting)
+        gauge("qpart_utilisation", "Share of the time that tails run.", lambda: load.utilisation)
+        gauge("qpart_price_factor", "By load: see --price-by-load.", lambda: load.factor)
+        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self.plans.kept.bytes)
+        gauge("qpart_models", "In the catalog.", lambda: len(self.catalog.models))
+
+    async def _watch(self) -> None:
+        """Look at the catalog and the tokens, again and again."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                await asyncio.to_thread(self.catalog.refresh)
+                if await asyncio.to_thread(self._access.refresh):
+                    log("info", "tokens read again")
+            except (QPartError, OSError) as error:
+                log("warning", "cannot look for changes", reason=str(error))
+
+
+def serve(settings: Settings) -> None:
+    """Serve until the process is told to stop: SIGTERM or SIGINT once to finish what was taken, twice to end now.
+
+    Raises:
+        RequestError: the settings cannot be served.
+    """
+    start_logging(settings.log_level)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    server = Server(settings)
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, told.set)
+    try:
+        if await _unless(told, server.start()):
+            await told.wait()
+    finally:
+        told.clear()
+        await _unless(told, server.stop())
+
+
+async def _unless(told: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Whether ``work`` ended before the process was told to stop; if not, it is cancelled."""
+    task, waiting = asyncio.ensure_future(work), asyncio.create_task(told.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    ended = task.done()
+    for each in (task, waiting):
+        each.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return ended
+
+
+def _credentials(settings: Settings) -> Any:
+    """None for connections without TLS."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        key, certificate = settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
+        authority = None if settings.client_ca is None else settings.client_ca.read_bytes()
+    except OSError as error:
+        raise RequestError(f"TLS: cannot read {error.filename}: {error.strerror}") from error
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=authority, require_client_auth=authority is not None
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,64 @@
+"""What networks and servers do to a device: no call hangs, none is lost, none is answered wrongly, and all is well
+again when the server is. Each fault a few times; a hundred times in the slow run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+import qpart_fx as qpart
+from tests.device.enduring import FAULTS, Process, endure_loss, endure_network, expected_of
+from tests.device.fake_server import FakeServer
+from tests.device.heads import profile
+from tests.faults import FaultProxy
+
+REPEATS = [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def known() -> qpart.Profile:
+    return profile("classifier")
+
+
+@pytest.fixture(scope="module")
+def expected(known: qpart.Profile) -> list[NDArray[Any]]:
+    return expected_of(known)
+
+
+@pytest.fixture(scope="module")
+def server(known: qpart.Profile) -> Iterator[FakeServer]:
+    server = FakeServer(known)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def proxy(server: FakeServer) -> Iterator[FaultProxy]:
+    with FaultProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("times", REPEATS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_network_that_misbehaves(proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int) -> None:
+    calls = endure_network(proxy, expected, fault, times)
+    assert (calls.wrong, calls.lost) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def process(known: qpart.Profile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    catalog = tmp_path_factory.mktemp("catalog")
+    known.save(catalog / "model.qpart")
+    process = Process(catalog)
+    yield process
+    process.kill()
+
+
+@pytest.mark.parametrize("times", [pytest.param(1, id="once"), REPEATS[1]])
+@pytest.mark.parametrize("harm", ["frozen", "killed"])
+def test_a_server_that_is_gone(process: Process, expected: list[NDArray[Any]], harm: str, times: int) -> None:
+    calls = endure_loss(process, expected, harm, times)
+    assert (calls.wrong, calls.lost) == (0, 0)
