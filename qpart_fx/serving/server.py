@@ -118,7 +118,10 @@ class Server:
             load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
             max_bytes=max(memory // _QUEUED_SHARE, settings.max_message_bytes), ran=self._metrics.ran,
         )  # fmt: skip
-        self._gate = Gate(self._access, self._metrics, by_certificate=settings.client_ca is not None)
+        self._gate = Gate(
+            self._access, self._metrics, most_calls=4 * settings.queue + _MOST_PLANS_WAITING,
+            by_certificate=settings.client_ca is not None,
+        )  # fmt: skip
         self._ready = False
         self._watching: asyncio.Task[None] | None = None
         self._server = self._made_server()
@@ -183,7 +186,6 @@ class Server:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ),
-            maximum_concurrent_rpcs=4 * settings.queue + _MOST_PLANS_WAITING,
         )
         server.add_generic_rpc_handlers(
             (QPartService(self.plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
