@@ -79,7 +79,7 @@ def measure(chosen: Subject) -> dict[str, Any]:
     )  # fmt: skip
     device = qpart.Device(1e9, 1.0, activation_bits=(16,))
     base = qpart.Request(0.02, device, qpart.Server(1e10, 1.0), qpart.Link(1e6, 1e6), inferences_per_download=1000)
-    integers = replace(base, device=replace(device, activation_bits=(8,), activation_bits_inside=8))
+    integers = replace(base, device=replace(device, activation_bits_inside=8))
     middle = min(profile.closed_cuts, key=lambda cut: abs(cut.device_macs - cut.server_macs)).crossing
     found = {}
     for name, cut in (("middle", middle), ("all", "output")):
@@ -95,14 +95,14 @@ def measure(chosen: Subject) -> dict[str, Any]:
 
 
 def _compiled(profile: qpart.Profile, request: qpart.Request, cut: Any) -> qpart.SplitModel:
-    """The plan for the request, or the nearest one."""
+    """As a user has it: a plan that keeps the budget on the samples held out too, or the nearest one."""
     try:
-        plan = profile.plan(request, cut=cut)
+        profile.plan(request, cut=cut)
     except qpart.InfeasibleError as error:
         if error.nearest is None:
             raise
-        plan = error.nearest
-    return profile.compile(plan)
+        return profile.compile(error.nearest)
+    return profile.compile(request, cut=cut)
 
 
 def batches(data: Data) -> list[Data]:

@@ -16,7 +16,7 @@ from ..message import write_message
 from ..node_work import KINDS, NodeWork, OperatorCycles, Operators
 from .arrays import Rounded, rounded
 from .runtime import session_options
-from .suite import INPUT, Case, cases, total
+from .suite import INPUT, Case, cases, networks, total
 
 Floats = NDArray[np.float64]
 
@@ -81,6 +81,7 @@ def calibrate(
         seconds.append(spent)
     table, spent_s = np.array(rows), np.array(seconds)
     rates = _fit(table, spent_s)
+    rates *= _in_networks(rates, kinds, integers, threads)
     found = {
         kind: OperatorCycles(*row) for kind, row in zip(kinds, rates.reshape(len(kinds), _COUNTS).tolist(), strict=True)
     }
@@ -88,6 +89,16 @@ def calibrate(
     found["call"] = OperatorCycles(per_call=_call(threads))
     measured = [Measured(*each) for each in zip(names, spent_s.tolist(), (table @ rates).tolist(), strict=True)]
     return Calibration(Operators(found), tuple(measured))
+
+
+def _in_networks(rates: Floats, kinds: list[str], integers: bool, threads: int | None) -> float:
+    """By what factor layers take longer in whole networks than in blocks of one kind, which stay in the cache."""
+    ratios = []
+    for network in networks():
+        counts, seconds = _measure(network, integers, threads)
+        fitted = sum(float(rates.reshape(len(kinds), _COUNTS)[kinds.index(kind)] @ row) for kind, row in counts.items())
+        ratios.append(seconds / fitted)
+    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def _measure(case: Case, integers: bool, threads: int | None) -> tuple[dict[str, Floats], float]:

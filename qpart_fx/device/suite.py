@@ -230,6 +230,28 @@ def cases() -> Iterator[Case]:
         yield Case(f"{kind} {features}", (20, 1, features), _recurrent(kind, features))
 
 
+def networks() -> Iterator[Case]:
+    """Whole ones, of different layers: what is around a layer there is not another one like it."""
+    yield Case("separable network", (1, 3, 192, 192), _separable_network, repeats=False)
+    yield Case("residual network", (1, 3, 64, 64), _residual_network, repeats=False)
+
+
+def _separable_network(net: Net, x: str) -> str:
+    x = net.convolution(x, 32, 3, stride=2, rectifier="Clip")
+    for channels, stride in ((32, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 1), (512, 2)):
+        x = net.convolution(x, net.shapes[x][1], 3, stride=stride, groups=net.shapes[x][1], rectifier="Clip")
+        x = net.convolution(x, channels, 1, rectifier="Clip")
+    return x
+
+
+def _residual_network(net: Net, x: str) -> str:
+    x = net.convolution(x, 32, 3)
+    for channels in (32, 64, 128):
+        x = x if net.shapes[x][1] == channels else net.convolution(x, channels, 3, stride=2)
+        x = _residual(channels)(net, x)
+    return x
+
+
 def _plain(channels: int) -> Block:
     return lambda net, x: net.convolution(x, channels, 3)
 
