@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import qpart_fx as qpart
-from qpart_fx.device import Client
+from qpart_fx.device import Client, Tls
 from tests.device.heads import SERVER, network
 from tests.faults import FaultProxy, Faults
 
@@ -152,9 +152,9 @@ class Process:
         self._process.send_signal(signal.SIGCONT)
 
 
-def client_of(address: str) -> Client:
+def client_of(address: str, tls: Tls | None = None) -> Client:
     # as on a device that calls all the time; the link is not what is looked at
-    return Client(address, "model", REQUEST, fallback=place_of, timeout_s=TIMEOUT_S, replanning=None)
+    return Client(address, "model", REQUEST, fallback=place_of, timeout_s=TIMEOUT_S, replanning=None, tls=tls)
 
 
 FAULTS: dict[str, Faults] = {
@@ -169,9 +169,15 @@ FAULTS: dict[str, Faults] = {
 }
 
 
-def endure_network(proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int) -> Calls:
+ALTERED = tuple(fault for fault in FAULTS if "altered" in fault)
+"""Faults that TLS is against: without it, a bit that says what a frame is may end the whole process within gRPC."""
+
+
+def endure_network(
+    proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int, tls: Tls | None = None
+) -> Calls:
     """A fault of the network, ``times`` times, and each time what comes after it."""
-    with client_of(proxy.address) as client:
+    with client_of(proxy.address, tls) as client:
         client.prepare()
         caller = Caller(client, expected)
         for repeat in range(times):
@@ -179,7 +185,7 @@ def endure_network(proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, 
             proxy.faults = replace(FAULTS[fault], seed=repeat)
             if fault == "refused":
                 proxy.cut()
-            if "altered" in fault:  # which calls may survive, and a fallback may not be needed
+            if fault in ALTERED:  # which calls may survive, and a fallback may not be needed
                 time.sleep(0.02)
             else:
                 assert caller.wait_for("fallback", 1)

@@ -52,7 +52,9 @@ class FakeServer:
     """Serves ``profile`` as the model ``"model"``; ``asked`` are the methods that were called, ``calls`` the keys of
     calls of the tail that were answered."""
 
-    def __init__(self, profile: qpart.Profile, *, port: int = 0, structure: Any = None) -> None:
+    def __init__(
+        self, profile: qpart.Profile, *, port: int = 0, structure: Any = None, credentials: Any = None
+    ) -> None:
         self.profile = profile
         self.misbehaviour = Misbehaviour()
         self.alone: tuple[int, ...] | None = None
@@ -82,7 +84,12 @@ class FakeServer:
                 ),
             )
         )
-        self.port: int = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        self.port: int = (
+            self._server.add_insecure_port(address)
+            if credentials is None
+            else self._server.add_secure_port(address, credentials)
+        )
         self._server.start()
 
     @property

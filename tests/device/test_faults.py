@@ -4,16 +4,20 @@ again when the server is. Each fault a few times; a hundred times in the slow ru
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from numpy.typing import NDArray
 
 import qpart_fx as qpart
-from tests.device.enduring import FAULTS, Process, endure_loss, endure_network, expected_of
+from qpart_fx.device import Tls
+from tests.device.enduring import ALTERED, FAULTS, Process, endure_loss, endure_network, expected_of
 from tests.device.fake_server import FakeServer
 from tests.device.heads import profile
 from tests.faults import FaultProxy
+from tests.serving.certificates import authority
 
 REPEATS = [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)]
 
@@ -42,9 +46,23 @@ def proxy(server: FakeServer) -> Iterator[FaultProxy]:
 
 
 @pytest.mark.parametrize("times", REPEATS)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ALTERED])
 def test_a_network_that_misbehaves(proxy: FaultProxy, expected: list[NDArray[Any]], fault: str, times: int) -> None:
     calls = endure_network(proxy, expected, fault, times)
+    assert (calls.wrong, calls.lost) == (0, 0)
+
+
+@pytest.mark.parametrize("times", REPEATS)
+@pytest.mark.parametrize("fault", ALTERED)
+def test_a_network_that_alters_what_is_encrypted(
+    known: qpart.Profile, expected: list[NDArray[Any]], fault: str, times: int, tmp_path: Path
+) -> None:
+    signer = authority(tmp_path, "authority")
+    certificate, key = (path.read_bytes() for path in signer.sign("server"))
+    server = FakeServer(known, credentials=grpc.ssl_server_credentials([(key, certificate)]))
+    with FaultProxy(server.port) as proxy:
+        calls = endure_network(proxy, expected, fault, times, Tls(ca=signer.certificate, server_name="localhost"))
+    server.stop()
     assert (calls.wrong, calls.lost) == (0, 0)
 
 
