@@ -73,7 +73,7 @@ def _network(directory: Path, name: str, device: qpart.Device, folder: Path) -> 
         paths.append(folder / f"{place}.head")
         paths[-1].write_bytes(profile.compile(plans[-1], calibration=data[:1]).packed_head("onnx"))
     np.save(folder / "x.npy", chosen.pool[0][:1].numpy())
-    command = [sys.executable, "-c", MEASURE, folder / "x.npy", *paths]
+    command: list[str | Path] = [sys.executable, "-c", MEASURE, folder / "x.npy", *paths]
     times = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     kind = "floats" if device.activation_bits_inside is None else "integers"
     for plan, measured in zip(plans, times, strict=True):
