@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .graph_parts import operation
+from .graph_parts import plain_operation
 from .meta import TensorInfo, info, tensors_in
-from .node_work import NodeWork
+from .node_work import PICTURE_CHANNELS, NodeWork
 
 _FLOAT = 4
 """Bytes of a value or a weight, as runtimes hold them."""
-
-PICTURE = 3
-"""Channels of a picture, at most."""
 
 _FUSED_BEHIND = frozenset("relu relu6 hardtanh clamp batchnorm1d batchnorm2d batchnorm3d leakyrelu sigmoid".split())
 _FUSED_BEFORE = frozenset("pad zeropad1d zeropad2d zeropad3d".split())
@@ -45,7 +42,7 @@ def _work(graph: GraphModule, node: Node) -> NodeWork | None:
 
 
 def _kind(graph: GraphModule, node: Node) -> str | None:
-    name = _operation(graph, node)
+    name = plain_operation(graph, node)
     if name.startswith("conv"):
         return _kind_of_convolution(graph, node)
     if name in _RECURRENT:
@@ -57,14 +54,14 @@ def _kind(graph: GraphModule, node: Node) -> str | None:
         return None
     if name in _FUSED_BEHIND and len(sources) == 1 and len(sources[0].users) == 1 and _takes_in(graph, sources[0]):
         return None
-    if name in _FUSED_BEFORE and all(_operation(graph, user).startswith("conv") for user in node.users):
+    if name in _FUSED_BEFORE and all(plain_operation(graph, user).startswith("conv") for user in node.users):
         return None
     return "elementwise"
 
 
 def _takes_in(graph: GraphModule, node: Node) -> bool:
     """Whether a runtime fuses the rectifier behind ``node`` with it: convolutions, and what is fused with them."""
-    name = _operation(graph, node)
+    name = plain_operation(graph, node)
     if name in _FUSED_BEHIND:
         return len(node.all_input_nodes) == 1 and _takes_in(graph, node.all_input_nodes[0])
     return name.startswith(("conv", "linear"))
@@ -78,7 +75,7 @@ def _kind_of_convolution(graph: GraphModule, node: Node) -> str:
     channels = images.shape[1] if isinstance(images, TensorInfo) else 0
     if shape[1] == 1 and channels > 1:
         return "depthwise_convolution"
-    if channels <= PICTURE:
+    if channels <= PICTURE_CHANNELS:
         return "image_convolution"
     return "pointwise_convolution" if shape[2:].numel() == 1 else "convolution"
 
@@ -93,7 +90,3 @@ def _weights(graph: GraphModule, node: Node) -> Iterator[Tensor]:
 
 def _elements(node: Node) -> int:
     return sum(each.elements for each in tensors_in(info(node).output))
-
-
-def _operation(graph: GraphModule, node: Node) -> str:
-    return operation(graph, node).partition(".")[0].lower().replace("_", "")

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -475,4 +475,4 @@ def machine_of(request: Request) -> Machine:
     widths = device.storable_bits, device.crossing_bits, inside
     if device.operators is None:
         return Machine(*widths)
-    return Machine(*widths, Operators(device.operators), device.float_cycles_per_mac)
+    return Machine(*widths, cast(Operators, device.operators), device.float_cycles_per_mac)  # as it was validated

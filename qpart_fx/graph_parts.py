@@ -52,6 +52,11 @@ def operation(graph_module: GraphModule, node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
+def plain_operation(graph_module: GraphModule, node: Node) -> str:
+    """The same whichever of torch's names it goes by: ``nn.Conv2d`` and ``aten.conv2d.default`` are ``conv2d``."""
+    return operation(graph_module, node).partition(".")[0].lower().replace("_", "")
+
+
 def _safe(path: str) -> str:
     first, *others = (part + "_" * keyword.iskeyword(part) for part in path.split("."))
     return ".".join([first + "_" * (first in _RESERVED), *others])

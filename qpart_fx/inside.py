@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from .crossing import quantized_elements
-from .graph_parts import operation
+from .graph_parts import plain_operation
 from .meta import TensorInfo, info
+from .node_work import PICTURE_CHANNELS
 
 BITS = 8
 """Wider ones are no faster than floats; narrower ones no faster than these."""
 
 _PRODUCTS = frozenset("conv1d conv2d conv3d linear".split())
-_CHANNELS = 4
-"""Integer kernels first gather what each output is made of; for fewer channels that takes longer than the products."""
-
 _RECTIFIERS = frozenset("relu relu6 hardtanh".split())
 _SUMS_AND_POOLS = frozenset(
     "add iadd maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d adaptiveavgpool2d "
@@ -48,7 +46,7 @@ def values_inside(graph: GraphModule) -> dict[str, Inside]:
     wanted: dict[Node, str] = {}
     latest: dict[Node, str] = {}  # the weighted node that comes last before each
     for node in graph.graph.nodes:
-        operation = _operation(graph, node)
+        operation = plain_operation(graph, node)
         sources = [source for source in node.all_input_nodes if _is_value(source)]
         before = next((latest[source] for source in reversed(sources) if source in latest), None)
         if operation in _PRODUCTS and info(node).weights and sources:
@@ -69,14 +67,14 @@ def _on_grids(graph: GraphModule, wanted: dict[Node, str]) -> Iterator[tuple[str
         if node not in wanted or not _is_value(node) or all(user.op == "output" for user in node.users):
             continue  # a result is rounded as it crosses, if at all
         source = node
-        while _operation(graph, source) in _MOVES and source.all_input_nodes:
+        while plain_operation(graph, source) in _MOVES and source.all_input_nodes:
             source = source.all_input_nodes[0]
         grids[node] = grids.get(source, node.name)
         yield node.name, Inside(grids[node], wanted[node])
 
 
 def _behind_rectifier(graph: GraphModule, node: Node) -> Node:
-    while len(node.users) == 1 and _operation(graph, user := next(iter(node.users))) in _RECTIFIERS:
+    while len(node.users) == 1 and plain_operation(graph, user := next(iter(node.users))) in _RECTIFIERS:
         node = user
     return node
 
@@ -84,14 +82,9 @@ def _behind_rectifier(graph: GraphModule, node: Node) -> Node:
 def _is_thin(operation: str, source: Node) -> bool:
     """Whether a convolution takes so few channels, those of a picture, that integers would not make it faster."""
     output = info(source).output
-    return operation.startswith("conv") and isinstance(output, TensorInfo) and output.shape[1] < _CHANNELS
+    return operation.startswith("conv") and isinstance(output, TensorInfo) and output.shape[1] <= PICTURE_CHANNELS
 
 
 def _is_value(node: Node) -> bool:
     output = info(node).output
     return isinstance(output, TensorInfo) and quantized_elements(node) > 0 and not info(node).constant
-
-
-def _operation(graph: GraphModule, node: Node) -> str:
-    """Whichever of torch's names it goes by: ``nn.Conv2d`` and ``aten.conv2d.default`` are ``conv2d``."""
-    return operation(graph, node).partition(".")[0].lower().replace("_", "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+
+from .frozen import FrozenMapping
 
 KINDS = {
     "convolution": "a convolution over several positions and channels",
@@ -19,6 +21,10 @@ KINDS = {
 }
 """The kinds of operators that devices are measured with."""
 
+
+PICTURE_CHANNELS = 3
+"""As many channels as a picture has, at most: so few that convolutions of them take other kernels, and gain nothing
+from integers, since to gather what each output is made of takes longer than the products."""
 
 NEAR_BYTES = 1 << 20
 """About as much as lies in a processor's nearer caches: what a layer moves beyond it comes from farther away."""
@@ -60,27 +66,12 @@ class OperatorCycles:
         return float(sum(rate * count for rate, count in zip(astuple(self), work.counts, strict=True)))
 
 
-class Operators(Mapping[str, OperatorCycles]):
-    """The cycles of each kind of operator; immutable, and as hashable as the request it is in."""
+class Operators(FrozenMapping[str, OperatorCycles]):
+    """The cycles of each kind of operator, in the order of :data:`KINDS`."""
 
     def __init__(self, cycles: Mapping[str, OperatorCycles]) -> None:
-        self._cycles = {kind: cycles[kind] for kind in KINDS if kind in cycles}
-
-    def __getitem__(self, kind: str) -> OperatorCycles:
-        return self._cycles[kind]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cycles)
-
-    def __len__(self) -> int:
-        return len(self._cycles)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._cycles.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._cycles)
+        super().__init__({kind: cycles[kind] for kind in KINDS if kind in cycles})
 
     def of(self, work: NodeWork) -> float:
         """The cycles of a node; 0 for a kind that was not measured."""
-        return self._cycles[work.kind].of(work) if work.kind in self._cycles else 0.0
+        return self[work.kind].of(work) if work.kind in self else 0.0

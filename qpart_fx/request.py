@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, field, fields
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from . import channel
 from .errors import RequestError
+from .frozen import FrozenMapping
 from .node_work import KINDS, OperatorCycles, Operators
 from .plan import Plan
 from .runtimes import OURS, carried_by, require_known, words
@@ -88,35 +89,20 @@ def _widths(widths: tuple[int, ...]) -> tuple[int, ...]:
 Widths = Annotated[tuple[Width, ...], AfterValidator(_widths)]
 
 
-class CyclesByWidth(Mapping[int, float]):
-    """Cycles of a MAC for each of some widths, by rising width; immutable, and as hashable as the request it is in."""
+class CyclesByWidth(FrozenMapping[int, float]):
+    """Cycles of a MAC for each of some widths, by rising width."""
 
     def __init__(self, cycles: Mapping[int, float]) -> None:
-        self._cycles = dict(sorted(cycles.items()))
+        super().__init__(dict(sorted(cycles.items())))
 
     @property
     def largest(self) -> float:
         """Those of the largest width."""
-        return next(reversed(self._cycles.values()))
+        return self[max(self)]
 
     def at(self, bits: int) -> float:
         """Those of the least width that is not below ``bits``, or else of the largest."""
-        return next((cycles for width, cycles in self._cycles.items() if width >= bits), self.largest)
-
-    def __getitem__(self, bits: int) -> float:
-        return self._cycles[bits]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._cycles)
-
-    def __len__(self) -> int:
-        return len(self._cycles)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._cycles.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._cycles)
+        return next((cycles for width, cycles in self.items() if width >= bits), self.largest)
 
 
 _ONE_SPEED = TypeAdapter(Positive)
@@ -193,6 +179,21 @@ def _as_record(value: Any) -> dict[str, Any]:
     return {item.name: getattr(value, item.name) for item in fields(value)}
 
 
+def _object_in(text: str | bytes, what: str) -> dict[str, Any]:
+    """The object that JSON holds.
+
+    Raises:
+        RequestError: it holds none.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"not a {what}: it is no JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise RequestError(f"not a {what}: the JSON is no object")
+    return record
+
+
 @_validated
 class Device:
     """The device that runs the head.
@@ -229,16 +230,7 @@ class Device:
         Raises:
             RequestError: the text is no JSON, or a field is missing, unknown or wrong; names the field.
         """
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"not a device: it is no JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise RequestError("not a device: the JSON is no object")
-        try:
-            return cls(**record)
-        except TypeError as error:
-            raise RequestError(f"not a device: {error}") from None
+        return cls(**_object_in(text, "device"))
 
     @property
     def storable_bits(self) -> tuple[int, ...]:
@@ -410,12 +402,7 @@ class Request:
         Raises:
             RequestError: the text is no JSON, or a field is missing, unknown or wrong; names the field.
         """
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"not a request: it is no JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise RequestError("not a request: the JSON is no object")
+        record = _object_in(text, "request")
         if extra := [name for name in _LOCAL if name in record]:
             raise RequestError(f"Request.{extra[0]}: it cannot stand in JSON; leave it out")
         try:

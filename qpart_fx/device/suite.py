@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError
-from ..node_work import NodeWork
+from ..node_work import PICTURE_CHANNELS, NodeWork
 
 try:
     import onnx
@@ -45,7 +45,7 @@ class Net:
 
     def input(self, *shape: int) -> str:
         self.shapes[INPUT] = shape
-        return self.rounded(INPUT, signed=True) if shape[1] > 3 or len(shape) < 4 else INPUT
+        return self.rounded(INPUT, signed=True) if len(shape) < 4 or shape[1] > PICTURE_CHANNELS else INPUT
 
     def convolution(
         self, x: str, channels: int, kernel: int, *, stride: int = 1, groups: int = 1, rectifier: str | None = "Relu"
@@ -56,7 +56,9 @@ class Net:
         attributes = {"strides": [stride] * 2, "pads": [kernel // 2] * 4, "group": groups}
         shape = (1, channels, *((side - 1) // stride + 1 for side in size))
         y = self._node("Conv", [x, weight, self._constant(np.zeros(channels, np.float32))], shape, **attributes)
-        kind = "depthwise" if groups > 1 else "image" if given <= 3 else "pointwise" if kernel == 1 else ""
+        kind = (
+            "depthwise" if groups > 1 else "image" if given <= PICTURE_CHANNELS else "pointwise" if kernel == 1 else ""
+        )
         macs = given // groups * kernel**2 * _count(shape)
         self._count(f"{kind}_convolution".removeprefix("_"), macs, x, y, weights=_count(self.shapes[weight]))
         return self.rounded(self._rectified(y, rectifier), signed=rectifier is None)
@@ -85,7 +87,7 @@ class Net:
         y = self._node(kind, [x, *weights], (steps, 1, 1, features), hidden_size=features)
         self._count("recurrence", steps * gates * features * (given + features), x, y,
                     weights=gates * features * (given + features))  # fmt: skip
-        return self._moved("Reshape", [y, self._constant(np.array([steps, 1, features]))], (steps, 1, features))
+        return self._node("Reshape", [y, self._constant(np.array([steps, 1, features]))], (steps, 1, features))
 
     def elementwise(self, kind: str, *given: str, shape: Shape | None = None, **attributes: Any) -> str:
         """Sums, pools, norms and the like."""
@@ -144,16 +146,12 @@ class Net:
         return self._node(rectifier, [y, *ends], self.shapes[y])
 
     def _weight(self, shape: Shape) -> str:
-        if not self.integers or (len(shape) == 4 and shape[1] == 3):
+        if not self.integers or (len(shape) == 4 and shape[1] == PICTURE_CHANNELS):
             return self._constant(_random(shape, 1 / np.sqrt(_count(shape[1:]))))
         codes = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
         of_codes = [self._constant(codes), self._constant(np.full(shape[0], 0.01, np.float32)),
                     self._constant(np.zeros(shape[0], np.int8))]  # fmt: skip
         return self._node("DequantizeLinear", of_codes, shape, axis=0)
-
-    def _moved(self, kind: str, inputs: list[str], shape: Shape) -> str:
-        """What costs nothing."""
-        return self._node(kind, inputs, shape)
 
     def _node(self, kind: str, inputs: list[str], shape: Shape, **attributes: Any) -> str:
         name = f"v{len(self.nodes)}"
