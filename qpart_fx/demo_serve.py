@@ -18,7 +18,7 @@ import numpy as np
 from .compiler import profile
 from .container import make_directory, write_file
 from .demo import Digits, load_digits, train
-from .errors import InternalError
+from .errors import InternalError, require_packages
 from .model_profile import Profile
 from .request import Device, Link, Request, Server
 from .slow_link import SlowLink
@@ -50,7 +50,12 @@ def run(directory: Path, *, seed: int = 0, part_s: float = _PART_S) -> None:
 
     Args:
         part_s: seconds of each part of the play.
+
+    Raises:
+        MissingDependencyError: a package is not installed.
     """
+    packages = "onnxscript onnxruntime tritonclient prometheus_client sklearn"
+    require_packages(packages, "the demo of serving", extra="demo,onnx,device,serve")
     catalog = directory / "catalog"
     make_directory(catalog)
     data = load_digits(seed)

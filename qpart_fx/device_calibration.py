@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from .errors import RequestError
+from .errors import RequestError, require_packages
 from .request import PAPER_KAPPA, Device
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def calibrate_device(
         raise RequestError(f"threads = {threads}: give a number above 0, or None for as many as there are cores")
     inside: Literal[8] | None = 8 if integers else None
     kappa = PAPER_KAPPA if power_w is None else power_w / clock_hz**3 if clock_hz > 0 else 0.0
+    require_packages("onnx onnxruntime constriction", "measuring a device", extra="calibrate")
     # refused before anything is measured
     Device(clock_hz, 1.0, kappa, memory_bytes, activation_bits_inside=inside)
     from .device.calibration import calibrate

@@ -17,6 +17,7 @@ The first six are the user's to mend, and say what was wrong, where, and what to
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ class MissingDependencyError(QPartError, ImportError):
     def __init__(self, what: str, *, extra: str) -> None:
         super().__init__(f'{what} needs packages that are not installed: pip install "qpart-fx[{extra}]"')
         self.extra = extra
+
+
+def require_packages(names: str, what: str, *, extra: str) -> None:
+    """Look for packages before anything is begun that needs all of them; imports none.
+
+    Raises:
+        MissingDependencyError: one of ``names``, set apart by spaces, is not installed; names the ``extra`` with all.
+    """
+    if any(find_spec(name) is None for name in names.split()):
+        raise MissingDependencyError(what, extra=extra)
 
 
 class InternalError(QPartError, RuntimeError):

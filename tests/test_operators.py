@@ -258,6 +258,14 @@ def test_impossible_numbers_are_refused_before_anything_is_measured(
     assert not path.exists()
 
 
+def test_all_that_is_missing_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("qpart_fx.errors.find_spec", lambda name: None)
+    assert main(["calibrate-device"]) == 1
+    assert 'pip install "qpart-fx[calibrate]"' in capsys.readouterr().err
+
+
 def test_rates_are_found_in_spite_of_blocks_that_something_else_slowed_down() -> None:
     calibration = pytest.importorskip("qpart_fx.device.calibration")
     random = np.random.default_rng(0)
