@@ -76,8 +76,8 @@ class Caller:
             answer = self._client.answer(images(place))  # raises what would be a lost call
             if answer.source == "fallback":
                 right = answer.outputs == place_of(images(place))
-            else:
-                right = np.array_equal(answer.outputs, self._expected[place % 40])
+            else:  # calls that run together differ in the last bits; pictures differ in the first
+                right = np.allclose(answer.outputs, self._expected[place % 40], rtol=1e-5, atol=1e-6)
             time.sleep(0.002)  # or the calls would take both cores
             with self._lock:
                 self.calls.sources[answer.source] += 1

@@ -1,5 +1,6 @@
 """What networks and servers do to a device: no call hangs, none is lost, none is answered wrongly, and all is well
-again when the server is. Each fault a few times; a hundred times in the slow run."""
+again when the server is. Each fault a few times; a hundred times in the slow run, or ten where a server has to start
+again each time (``python -m benchmarks.serving.faults`` does that as often as is wished)."""
 
 from __future__ import annotations
 
@@ -75,8 +76,15 @@ def process(known: qpart.Profile, tmp_path_factory: pytest.TempPathFactory) -> I
     process.kill()
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, id="once"), REPEATS[1]])
-@pytest.mark.parametrize("harm", ["frozen", "killed"])
+@pytest.mark.parametrize(
+    ("harm", "times"),
+    [
+        pytest.param("frozen", 1, id="frozen-once"),
+        pytest.param("killed", 1, id="killed-once"),
+        pytest.param("frozen", 100, id="frozen-many", marks=pytest.mark.slow),
+        pytest.param("killed", 10, id="killed-some", marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_that_is_gone(process: Process, expected: list[NDArray[Any]], harm: str, times: int) -> None:
     calls = endure_loss(process, expected, harm, times)
     assert (calls.wrong, calls.lost) == (0, 0)
