@@ -17,6 +17,8 @@ def widen_ranges(ranges: dict[str, Range], replay: Replay, names: Iterable[str])
     for name in names:
         value = replay.value(name)
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            low, high = (float(end) for end in torch.aminmax(value))
+            # numpy's are several times as quick as torch's, most of all where channels lie last
+            array = (value if value.dtype in (torch.float32, torch.float64) else value.float()).cpu().numpy()
+            low, high = float(array.min()), float(array.max())
             before = ranges.get(name, (low, high))
             ranges[name] = (min(low, before[0]), max(high, before[1]))

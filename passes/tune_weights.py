@@ -15,6 +15,7 @@ other.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def tune_weights(
         _fit(weights, head, tail, reference, fitted, scorer, seed, progress)
     except torch.OutOfMemoryError:  # a RuntimeError, but none of the model's
         raise
-    except (RuntimeError, NotImplementedError):  # it runs forward only
+    except (RuntimeError, NotImplementedError) as error:  # it runs forward only
+        warnings.warn(f"the weights are not tuned, since the model does not run back: {error}", stacklevel=2)
         return Tuned(before, before)
     weights.write_to(head)
     after = _noise(head, tail, reference, reserved, scorer)

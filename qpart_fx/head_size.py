@@ -23,20 +23,40 @@ from .head_update import code_difference
 from .meta import info
 from .operations import module_to_record
 from .plan_summary import PlanSummary
-from .quantizer import ChannelQuantizer, UniformQuantizer
+from .quantizer import STEPS_PER_OCTAVE, ChannelQuantizer, UniformQuantizer, WeightQuantizer
 from .resolution import width_of
 from .rounding import Rounding
 from .stored_tensor import ChannelTensor, Row
 from .tensor_table import write_quantized
 
+_FINE = 10.0
+"""Beyond this resolution codes are spread evenly over far more than one step: halving it costs each number a bit."""
 
-def coded_bits(rounding: Rounding, name: str, weight: Tensor, resolution: float) -> float:
-    """Bits of a weight's data in the file, at a resolution: eq. 14 for the paper's rounding, the coded ones else."""
-    quantizer = rounding.quantizer(name, weight, resolution)
-    if isinstance(quantizer, UniformQuantizer):
-        return float(quantizer.bits * weight.numel())
-    _, data = write_quantized(rounding.rounded(name, weight.detach(), resolution).cpu(), quantizer)
-    return 8.0 * len(data)
+_LARGE = 1 << 14
+"""Numbers of a weight of which that is not also coded: a thousandth of a percent off at most, in a third less time."""
+
+
+def coded_bits(rounding: Rounding, name: str, weight: Tensor) -> tuple[float, ...]:
+    """Bits of a weight's data in the file, at each resolution: eq. 14 for the paper's rounding, the coded ones else."""
+    found: list[float] = []
+    quantizers = [rounding.quantizer(name, weight, resolution) for resolution in rounding.resolutions]
+    for place, (resolution, quantizer) in enumerate(zip(rounding.resolutions, quantizers, strict=True)):
+        if isinstance(quantizer, UniformQuantizer):
+            found.append(float(quantizer.bits * weight.numel()))
+        elif resolution > _FINE and weight.numel() >= _LARGE:
+            found.append(found[-1] + _finer_bits(weight, quantizers[place - 1], quantizer))
+        else:
+            _, data = write_quantized(rounding.rounded(name, weight.detach(), resolution).cpu(), quantizer)
+            found.append(8.0 * len(data))
+    return tuple(found)
+
+
+def _finer_bits(weight: Tensor, coarse: WeightQuantizer, fine: ChannelQuantizer) -> float:
+    """What finer steps cost beyond coarse ones, of channels that are not all zero."""
+    assert isinstance(coarse, ChannelQuantizer)
+    live = weight.detach().reshape(len(weight), -1).any(dim=1).cpu()
+    octaves = (coarse.exponents.double() - fine.exponents.double())[live].sum() / STEPS_PER_OCTAVE
+    return float(octaves) * weight[0].numel()
 
 
 _SAMPLED = 1 << 16

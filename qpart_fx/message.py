@@ -1,11 +1,11 @@
 """What crosses the wire for one call of a head, as bytes: each value at its bits, behind a header of a few bytes.
 
-Layout, little-endian: ``QPA3``, the number of values (2 bytes), and for each value its kind (1 byte), its number of
+Layout, little-endian: ``QPA4``, the number of values (2 bytes), and for each value its kind (1 byte), its number of
 dimensions (1 byte), its sizes (4 bytes each), unless it is contiguous, its strides (4 bytes each, in elements), and, if
 it is entropy-coded, how many bytes it takes (4); then the values one after the other, each in the order of its memory
-and without gaps and repetitions; last a CRC-32 of all before it. Codes of 8 and of 16 bits are integers of one byte and
-of two, those of other widths lie in the planes of :mod:`qpart_fx.bitpack`. The steps and zero points are the head's and
-are not sent.
+and without gaps and repetitions; last the :func:`~qpart_fx.checksum.checksum` of all before it (4 bytes). Codes of 8
+and of 16 bits are integers of one byte and of two, those of other widths lie in the planes of :mod:`qpart_fx.bitpack`.
+The steps and zero points are the head's and are not sent.
 
 Strides are sent since results depend on them to the last bit: sums and convolutions choose their order by them.
 
@@ -15,7 +15,6 @@ Needs no torch: devices write messages, and read the answers to them.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bitpack import pack_bits, packed_size, unpack_bits
+from .checksum import SIZE, checksum
 from .errors import ArtifactError, RequestError
 from .memory_layout import MemoryLayout
 from .value_coding import decode_values, encode_values
 
-_MAGIC = b"QPA3"
+_MAGIC = b"QPA4"
 
 DTYPES = (
     "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128 complex32 uint16 uint32 "
@@ -158,10 +158,7 @@ def write_message(values: Sequence[tuple[Header, Piece]]) -> bytes:
         )
     start = b"".join([_MAGIC, struct.pack("<H", len(values)), *(header.packed() for header, _ in values)])
     parts = [start, *(piece for _, piece in values)]
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return b"".join([*parts, struct.pack("<I", checksum)])
+    return b"".join([*parts, checksum(*parts).to_bytes(SIZE, "little")])
 
 
 def bytes_of(flat: NDArray[Any]) -> memoryview:
@@ -175,34 +172,34 @@ def read_message(data: bytes, grids: Sequence[Grid | None]) -> list[tuple[Header
     Raises:
         ArtifactError: the bytes are cut short or damaged, of another version, or not for this head.
     """
-    if len(data) < 10 or data[:3] != _MAGIC[:3] or not is_whole(data):
+    if len(data) < len(_MAGIC) + 2 + SIZE or data[:3] != _MAGIC[:3] or not is_whole(data):
         raise ArtifactError("the activation is cut short or damaged: send it again")
     if data[:4] != _MAGIC:
         raise ArtifactError("the activation is of another version: pack and unpack it with the same qpart_fx")
     (count,) = struct.unpack_from("<H", data, 4)
     if count != len(grids):
         raise ArtifactError(f"the activation holds {count} values, and this head sends {len(grids)}")
-    place, headers = len(_MAGIC) + 2, []
+    place, end, headers = len(_MAGIC) + 2, len(data) - SIZE, []
     for _ in grids:
         header, place = Header.unpacked(data, place)
         headers.append(header)
     values = []
     for header, grid in zip(headers, grids, strict=True):
         size = header.size(grid)
-        if place + size > len(data) - 4:
+        if place + size > end:
             raise ArtifactError(
                 f"a value of shape {list(header.layout.shape)} takes {size:,} bytes, more than the activation holds"
             )
         values.append((header, memoryview(data)[place : place + size]))
         place += size
-    if place != len(data) - 4:
-        raise ArtifactError(f"the activation has {len(data) - 4 - place} bytes too many")
+    if place != end:
+        raise ArtifactError(f"the activation has {end - place} bytes too many")
     return values
 
 
 def is_whole(data: bytes) -> bool:
     """Whether a message of some bytes has the checksum that it ends with."""
-    return zlib.crc32(memoryview(data)[:-4]) == int.from_bytes(data[-4:], "little")
+    return checksum(memoryview(data)[:-SIZE]) == int.from_bytes(data[-SIZE:], "little")
 
 
 def write_number(value: float | None) -> tuple[Header, bytes]:

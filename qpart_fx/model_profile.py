@@ -212,6 +212,7 @@ class Profile:
         method: str = "exact",
         calibration: Iterable[Any] | None = None,
         tune: bool | Iterable[Any] = False,
+        seed: int = 0,
         progress: bool = True,
     ) -> SplitModel:
         """Lower a plan, or the plan for a request, to a split model, and measure what it loses on held-out samples.
@@ -228,6 +229,8 @@ class Profile:
                 profile was made with, or on these batches, none of which may measure: ten runs forward and back over
                 them, for some tenths of the noise less. For a request, so much more is planned for, so that fewer bytes
                 keep the budget. Prices stay those of the plan as it was chosen, ``download_bytes`` are the file's.
+                A model that runs forward only stays as it is.
+            seed: of the order in which tuning takes the samples.
             progress: show a progress bar where there is a terminal.
 
         Raises:
@@ -239,7 +242,7 @@ class Profile:
 
         check = self.check if calibration is None else self._read(calibration)
         samples = self._samples_to_tune(tune)
-        compiler = PlanCompiler(self, self._exact, check, samples, progress)
+        compiler = PlanCompiler(self, self._exact, check, samples, seed, progress)
         if isinstance(plan_or_request, Plan):
             self._require_known(plan_or_request)
             return compiler.of_plan(plan_or_request)

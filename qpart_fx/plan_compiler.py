@@ -43,13 +43,14 @@ class PlanCompiler:
     """Lowers plans of ``profile``, and measures them on the samples ``check``, if there are any.
 
     ``planner``: the exact one, whose tables say how many plans a bound has to hold for. ``tune``: the samples that the
-    rounded weights are fitted to; None to leave them. ``progress``: show a progress bar.
+    rounded weights are fitted to; None to leave them. ``seed``: of their order. ``progress``: show a progress bar.
     """
 
     profile: Profile
     planner: ExactPlanner
     check: Sequence[Batch]
     tune: Sequence[Batch] | None
+    seed: int
     progress: bool
 
     def of_plan(self, plan: Plan) -> SplitModel:
@@ -130,7 +131,7 @@ class PlanCompiler:
             return split
         tuned = tune_weights(
             split.head, split.tail, profile.graph, self.tune, profile.scorer,
-            seed=0, progress=lambda items: progress_bar(items, "tuning", enabled=self.progress),
+            seed=self.seed, progress=lambda items: progress_bar(items, "tuning", enabled=self.progress),
         )  # fmt: skip
         if tuned.share < 1:
             predicted = curve.drop_at(curve.noise_at(plan.predicted_drop or 0.0) * tuned.share)

@@ -195,12 +195,11 @@ def _noise_inside(graph: GraphModule, noise: Mapping[str, Floats]) -> dict[str, 
 def _weight_bits(graph: GraphModule, layers: Mapping[str, Sequence[str]], rounding: Rounding) -> Floats:
     """Bits of each layer in a head's file at each resolution, shape (layers, resolutions)."""
 
-    def bits(names: Sequence[str], resolution: float) -> float:
-        return sum(coded_bits(rounding, name, graph.get_parameter(name), resolution) for name in names)
-
-    every = rounding.resolutions
-    found = [[bits(names, resolution) for resolution in every] for names in layers.values()]
-    return np.array(found, dtype=np.float64).reshape(-1, len(every))
+    found = np.zeros((len(layers), len(rounding.resolutions)))
+    for row, names in enumerate(layers.values()):
+        for name in names:
+            found[row] += coded_bits(rounding, name, graph.get_parameter(name))
+    return found
 
 
 @dataclass(frozen=True)

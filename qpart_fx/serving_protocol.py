@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .checksum import checksum
 from .container import deflate, inflate
 from .errors import ArtifactError
 
@@ -208,8 +209,8 @@ class HeadQuery:
 
 
 def check_of(message: bytes) -> str:
-    """Its CRC-32, 8 hexadecimal digits."""
-    return f"{zlib.crc32(message):08x}"
+    """Its checksum, 8 hexadecimal digits."""
+    return f"{checksum(message):08x}"
 
 
 def build_outputs(structure: Any, values: Sequence[Any]) -> Any:

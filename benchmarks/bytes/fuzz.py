@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import traceback
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 import qpart_fx as qpart
 from qpart_fx import container
 from qpart_fx.backends.packed import pack_head, pack_split, unpack_side, unpack_split
+from qpart_fx.checksum import checksum
 from qpart_fx.head_file import read_head
 from qpart_fx.head_update import apply_update, make_update
 from qpart_fx.profile_file import unpack_profile
@@ -162,7 +162,7 @@ def lying(subject: Subject, random: Random) -> bytes:
     """The file with other contents under a hash that agrees with them."""
     if subject.kind == "activation":
         content = damaged(subject.content[:-4], random)
-        return content + struct.pack("<I", zlib.crc32(content))
+        return content + struct.pack("<I", checksum(content))
     _, manifest, block = container.decode(subject.content, "head", "update", "split", "profile")
     packed, data = container.deflate(container.text_of(manifest)), bytes(block)
     way = random.randrange(9)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..backends.activation import gathered, value_of
 from ..backends.packed import unpack_side
+from ..checksum import SIZE
 from ..device.arrays import Rounded
 from ..errors import ArtifactError
 from ..memory_layout import MemoryLayout
@@ -36,8 +37,6 @@ MOST_SAMPLES = 256
 """Of one call."""
 
 _MOST_FORMS = 64
-
-_CHECKSUM = 4
 
 _MOST_GROWTH = 16
 """So many times the elements that the model was profiled with may a sample have: sequences may be longer."""
@@ -73,7 +72,7 @@ class _Form:
     @classmethod
     def of(cls, message: bytes, payload: Payload) -> _Form:
         """That of a message with this in it."""
-        ends, place = [], len(message) - _CHECKSUM
+        ends, place = [], len(message) - SIZE
         for _, piece in reversed(payload.rows):
             ends.append((place - len(piece), place))
             place -= len(piece)

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import threading
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 
 import qpart_fx as qpart
+from qpart_fx.checksum import checksum
 from qpart_fx.device import HeadRuntime
 from qpart_fx.head_update import apply_update
 from tests.networks import images
@@ -169,7 +169,7 @@ def test_mistakes_are_named(caller: Caller) -> None:
     assert status == "INVALID_ARGUMENT"
     assert "Device.runtime" in words
     answer = caller.plan("net", middle())
-    status, words = refused(caller.infer, answer.plan_id, b"QPA3 and nothing of ours")
+    status, words = refused(caller.infer, answer.plan_id, b"QPA4 and nothing of ours")
     assert (status, "damaged" in words) == ("INVALID_ARGUMENT", True)
     for method in ("Plan", "Head", "Infer"):
         call = caller.channel.unary_unary if method != "Head" else caller.channel.unary_stream
@@ -206,7 +206,7 @@ def test_mutated_messages_are_answered_with_errors_and_harm_nobody(
             del mutated[random.integers(len(mutated)) :]
         if damage == "anywhere":
             del mutated[-4:]
-            mutated += zlib.crc32(mutated).to_bytes(4, "little")
+            mutated += checksum(mutated).to_bytes(4, "little")
         if bytes(mutated) == message:
             continue
         try:

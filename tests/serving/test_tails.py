@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from qpart_fx.backends.activation import pack_payload
+from qpart_fx.checksum import checksum
 from qpart_fx.device import unpack_arrays
 from qpart_fx.memory_layout import MemoryLayout
 from qpart_fx.message import DTYPES, STRIDED, Header, write_message
@@ -137,7 +137,7 @@ def message(shape: tuple[int, ...], strides: tuple[int, ...] | None = None, dtyp
     ("content", "words"),
     [
         (b"", "cut short"),
-        (b"QPA3", "cut short"),
+        (b"QPA4", "cut short"),
         (write_message([]), "0 values"),
         (message((1, 6, 4, 4), dtype="float64"), "float64"),
         (message((1, 6, 4)), "dimensions"),
@@ -197,7 +197,7 @@ def test_mutated_messages_never_do_more_than_raise(split: qpart.SplitModel, tail
             for place in random.integers(4, min(len(mutated), 60), random.integers(1, 5)):
                 mutated[place] = random.integers(256)
             try:
-                mutated[-4:] = zlib.crc32(mutated[:-4]).to_bytes(4, "little")
+                mutated[-4:] = checksum(mutated[:-4]).to_bytes(4, "little")
                 one.run([one.read(bytes(mutated))])
             except Refused:
                 pass
