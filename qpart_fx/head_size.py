@@ -33,7 +33,7 @@ _FINE = 10.0
 """Beyond this resolution codes are spread evenly over far more than one step: halving it costs each number a bit."""
 
 _LARGE = 1 << 14
-"""Numbers of a weight of which that is not also coded: a thousandth of a percent off at most, in a third less time."""
+"""Weights of so many numbers are not coded beyond: half a percent off at most, in a third less time."""
 
 
 def coded_bits(rounding: Rounding, name: str, weight: Tensor) -> tuple[float, ...]:
