@@ -146,7 +146,11 @@ def _add_run(commands: Any) -> None:
         description="Ask the server at TARGET for a plan for MODEL and its head, run the head here and the tail there, "
         "and write the model's outputs. Needs no torch. Each answer's source, time and bytes go to standard error.",
     )
-    run.add_argument("target", metavar="TARGET", help="host:port")
+    run.add_argument(
+        "target",
+        metavar="TARGET",
+        help="host:port, or several of one catalog, as ipv4:10.0.0.1:8471,10.0.0.2:8471",
+    )
     run.add_argument("model", metavar="MODEL", help="its name in the server's catalog")
     run.add_argument(
         "--input", type=Path, action="append", required=True, metavar="FILE",
@@ -170,6 +174,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--tls-ca", type=Path, metavar="PEM", help="encrypt; the server's certificate is signed by this one"
     )
+    run.add_argument("--tls-name", metavar="NAME", help="encrypt; the name in the certificate, where TARGET is another")
     run.add_argument("--tls-cert", type=Path, metavar="PEM", help="this device's own certificate")
     run.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
     run.add_argument("--threads", type=int, help="that the head may use (default: as many as there are cores)")

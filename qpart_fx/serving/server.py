@@ -19,12 +19,14 @@ from .access import Access
 from .batching import Batcher
 from .calls import Gate, health_service
 from .catalog import Catalog
+from .kept import Kept
 from .load import Load
 from .log import log, start_logging
 from .metrics import Metrics
 from .oip import OipService
-from .planner import Planner
+from .planner_process import PlannerProcess
 from .plans import Plans
+from .runner import LocalRunner
 from .service import QPartService
 
 _LOOK_EVERY_S = 1.0
@@ -95,7 +97,7 @@ class Server:
 
     Attributes:
         port, metrics_port: where it listens, once started.
-        catalog, plans: what it offers.
+        catalog, plans, runner: what it offers.
 
     Raises:
         RequestError: a file or folder of the settings is missing or malformed.
@@ -112,12 +114,15 @@ class Server:
         memory = settings.memory_mb << 20
         load = Load()
         self._metrics = Metrics()
-        self._planner = Planner(memory // 4, _MOST_PLANS_WAITING)
-        self.plans = Plans(self.catalog, self._planner, memory, load if settings.price_by_load else None)
-        self._batcher = Batcher(
+        self._kept = Kept(memory)
+        self._planner = PlannerProcess(memory // 4, _MOST_PLANS_WAITING)
+        batcher = Batcher(
             load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
             max_bytes=max(memory // _QUEUED_SHARE, settings.max_message_bytes), ran=self._metrics.ran,
         )  # fmt: skip
+        self.runner = LocalRunner(self._planner, self._kept, batcher)
+        price = load if settings.price_by_load else None
+        self.plans = Plans(self.catalog, self._planner, self.runner, self._kept, price)
         self._gate = Gate(
             self._access, self._metrics, most_calls=4 * settings.queue + _MOST_PLANS_WAITING,
             by_certificate=settings.client_ca is not None,
@@ -160,15 +165,15 @@ class Server:
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
         """Take no more calls, finish those that were taken, for ``grace_s`` at most, and end."""
-        log("info", "stopping", waiting=self._batcher.waiting)
+        log("info", "stopping", waiting=self.runner.waiting)
         self._ready = False
         if self._watching is not None:
             self._watching.cancel()
-        self._batcher.hurry()
+        self.runner.hurry()
         await self._gate.close(grace_s)
         await asyncio.sleep(_LINGER_S)
         await self._server.stop(_LINGER_S)
-        self._batcher.stop()
+        self.runner.stop()
         self._planner.stop()
         self._metrics.stop()
         log("info", "stopped")
@@ -188,18 +193,18 @@ class Server:
             ),
         )
         server.add_generic_rpc_handlers(
-            (QPartService(self.plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
+            (QPartService(self.plans, self.runner).handler(self._gate), health_service(lambda: self._ready))
         )
-        OipService(self.catalog, self.plans, self._batcher, self._gate, lambda: self._ready).add_to(server)
+        OipService(self.catalog, self.plans, self.runner, self._gate, lambda: self._ready).add_to(server)
         return server
 
     def _measure(self, load: Load) -> None:
         gauge = self._metrics.gauge
-        gauge("qpart_queue_calls", "Calls that wait for the tails' thread.", lambda: self._batcher.waiting)
+        gauge("qpart_queue_calls", "Calls that wait for the tails' thread.", lambda: self.runner.waiting)
         gauge("qpart_planner_jobs", "Jobs that the planner has not done.", lambda: self._planner.waiting)
         gauge("qpart_utilisation", "Share of the time that tails run.", lambda: load.utilisation)
         gauge("qpart_price_factor", "By load: see --price-by-load.", lambda: load.factor)
-        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self.plans.kept.bytes)
+        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self._kept.bytes)
         gauge("qpart_models", "In the catalog.", lambda: len(self.catalog.models))
 
     async def _watch(self) -> None:
