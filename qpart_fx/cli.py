@@ -132,6 +132,12 @@ def _add_serve(commands: Any) -> None:
         "--price-by-load", action="store_true",
         help="plans count a second of a busy server as longer, so that devices do more",
     )  # fmt: skip
+    ray = serve.add_argument_group("on Ray (see qpart_fx.serving.ray)")
+    ray.add_argument("--ray", action="store_true", help="on RAY_ADDRESS's cluster, or one of this machine alone")
+    ray.add_argument("--fronts", type=int, default=1, metavar="N", help="that listen (default: %(default)s)")
+    ray.add_argument("--planners", type=int, default=1, metavar="N", help="that plan (default: %(default)s)")
+    ray.add_argument("--tails", type=int, default=2, metavar="N", help="that run tails (default: %(default)s)")
+    ray.add_argument("--most-tails", type=int, metavar="N", help="so many, while there is more to do")
     watch = serve.add_argument_group("watching it")
     watch.add_argument("--metrics-port", type=int, metavar="PORT", help="for Prometheus, at /metrics")
     watch.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
@@ -230,12 +236,25 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    if options.ray:
+        from .serving.ray.application import Scale, require_ray
+
+        require_ray()
     try:
-        from .serving.server import Settings, serve
+        from .serving.server import serve
+        from .serving.settings import Settings
     except ModuleNotFoundError as error:
         raise MissingDependencyError("serving", extra="serve,torch,onnx") from error
-    given = {name: value for name, value in vars(options).items() if name not in ("command", "rate", "max_message_mb")}
-    serve(Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20))
+    scale = {name: getattr(options, name) for name in ("fronts", "planners", "tails", "most_tails")}
+    others = {"command", "rate", "max_message_mb", "ray", *scale}
+    given = {name: value for name, value in vars(options).items() if name not in others}
+    settings = Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20)
+    if options.ray:
+        from .serving.ray.serving import serve_on_ray
+
+        serve_on_ray(settings, Scale(**scale))
+    else:
+        serve(settings)
 
 
 def _run(options: argparse.Namespace) -> None:

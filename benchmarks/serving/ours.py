@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from qpart_fx.serving.log import start_logging
-from qpart_fx.serving.server import Server, Settings
+from qpart_fx.serving.server import Server
+from qpart_fx.serving.settings import Settings
 
 
 async def main(catalog: str, name: str, plan: str, max_batch: str) -> None:

@@ -26,11 +26,16 @@ _memory_bytes = 0
 
 
 def begin(memory_bytes: int) -> None:
+    """Make the process one that plans, and ends when the server does that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server decides when to stop
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    prepare(memory_bytes)
+
+
+def prepare(memory_bytes: int) -> None:
     """Make the process one that plans, and keeps so many bytes of profiles."""
     global _memory_bytes
     _memory_bytes = memory_bytes
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server decides when to stop
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
     os.nice(5)  # tails come first
     import torch
 

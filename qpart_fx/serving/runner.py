@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc import StatusCode
@@ -12,9 +12,11 @@ from grpc import StatusCode
 from ..errors import ArtifactError
 from .batching import Batcher
 from .kept import Kept, Once
+from .load import Load
 from .planner import Planner, Signature, Tail
 from .records import Record
 from .refusal import Refused
+from .settings import Settings
 from .tails import Row, ServedTail, SharedWeights
 
 Given = bytes | Sequence[Row]
@@ -55,6 +57,21 @@ class Runner(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Calls that still wait are refused."""
+
+
+def local_runner(
+    settings: Settings, planner: Planner, kept: Kept, load: Load, ran: Callable[[int, float], None]
+) -> LocalRunner:
+    """One with a queue before it.
+
+    Args:
+        ran: told of each batch: its samples and seconds.
+    """
+    batcher = Batcher(
+        load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
+        max_bytes=settings.queue_bytes, ran=ran,
+    )  # fmt: skip
+    return LocalRunner(planner, kept, batcher)
 
 
 class LocalRunner(Runner):
