@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ... import __version__
 from ...errors import RequestError, require_packages
 
 if TYPE_CHECKING:
@@ -90,9 +92,11 @@ def deployed(settings: Settings, scale: Scale) -> Application:
     from .replicas import FrontReplica, PlannerReplica, TailsReplica
 
     settings = _everywhere(settings, scale)
+    # What is deployed again with other numbers of replicas alone keeps those that run.
+    version = f"{__version__}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
     planner = serve.deployment(
         PlannerReplica, name="Planner", num_replicas=scale.planners, max_ongoing_requests=_PLANS_AT_ONCE,
-        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING,
+        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING, version=version,
     ).bind(settings)  # fmt: skip
     replicas: dict[str, Any] = {"num_replicas": scale.tails}
     if scale.most_tails is not None:
@@ -100,11 +104,11 @@ def deployed(settings: Settings, scale: Scale) -> Application:
         replicas = {"autoscaling_config": {**bounds, "target_ongoing_requests": settings.max_batch}}
     tails = serve.deployment(
         TailsReplica, name="Tails", max_ongoing_requests=settings.queue, max_queued_requests=settings.queue,
-        ray_actor_options={"num_cpus": settings.threads or 1}, logging_config=_LOGGING, **replicas,
+        ray_actor_options={"num_cpus": settings.threads or 1}, logging_config=_LOGGING, version=version, **replicas,
     ).bind(settings, planner)  # fmt: skip
     front: Application = serve.deployment(
         FrontReplica, name="Front", num_replicas=scale.fronts, graceful_shutdown_timeout_s=_GRACE_S,
-        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING,
+        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING, version=version,
     ).bind(settings, planner, tails)  # fmt: skip
     return front
 
@@ -117,8 +121,8 @@ def _everywhere(settings: Settings, scale: Scale) -> Settings:
     """
     if settings.price_by_load:
         raise RequestError("price_by_load: on Ray more replicas answer to load (most_tails), and prices stay")
-    if scale.fronts > 1 and not settings.port:
-        raise RequestError("port = 0: several fronts listen at one port, which has to be known")
+    if not settings.port:
+        raise RequestError("port = 0: fronts, and those that take their places, listen at one port: give its number")
     if scale.fronts > 1 and settings.metrics_port:
         raise RequestError("metrics_port: several fronts cannot share it; give 0, and the log says where each is")
     given = vars(settings).items()

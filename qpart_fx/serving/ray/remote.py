@@ -8,6 +8,7 @@ from typing import Any
 
 from grpc import StatusCode
 
+from ..kept import Recent
 from ..log import log
 from ..planner import RETRY_S, Planner, Signature
 from ..records import Record
@@ -19,6 +20,9 @@ _TRIES = 5
 """Replicas that may be lost over one call."""
 
 _BUSY_RETRY_S = 0.1
+
+_MOST_SIGNATURES = 10_000
+"""Kept by a front."""
 
 
 async def asked(method: Any, *arguments: Any, left_s: float | None = None) -> Any:
@@ -88,9 +92,14 @@ class RemoteRunner(Runner):
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._waiting = 0
+        self._signatures: Recent[tuple[str, str], Signature] = Recent(_MOST_SIGNATURES)
 
     async def signature(self, record: Record) -> Signature:
-        found: Signature = await asked(self._handle.signature, record)
+        key = record.plan_id, record.model.hash
+        found = self._signatures.get(key)
+        if found is None:
+            found = await asked(self._handle.signature, record)
+            self._signatures.put(key, found, 1)
         return found
 
     async def run(self, record: Record, given: Given, deadline: float | None) -> Sequence[Row]:
