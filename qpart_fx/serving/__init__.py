@@ -15,6 +15,7 @@
 :mod:`.access`            tokens, which models they open, and how many calls a second
 :mod:`.service`           ``qpart.v1.QPart``
 :mod:`.oip`               ``inference.GRPCInferenceService``, the Open Inference Protocol
+:mod:`.ray`               the same parts as replicas of Ray Serve
 ========================  ==========================================================================================
 
 What is said on the wire: :mod:`qpart_fx.serving_protocol`.

@@ -133,7 +133,8 @@ def endure_lost_replicas(server: RayServer, expected: list[NDArray[Any]], deploy
 
 
 def endure_scaling(server: RayServer, expected: list[NDArray[Any]], sizes: list[int]) -> Calls:
-    """More replicas of tails, and fewer, while calls run."""
+    """More replicas of tails, and fewer, while calls run. The application is deployed anew each time, so all
+    replicas are replaced, one after the other."""
     with Client(server.address, "model", REQUEST, timeout_s=PATIENCE_S, replanning=None) as client:
         client.prepare()
         caller = Caller(client, expected)

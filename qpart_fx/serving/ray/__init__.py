@@ -21,7 +21,8 @@ object store they would have to be put again for every change, and be copied to 
 of ours is unpickled.
 
 Replicas may be lost, and more may come, while calls run. A tail is a function of its plan and its message, so a call
-whose replica is lost runs on another one; and whoever runs it is told the plan with it.
+whose replica is lost runs on another one; and whoever runs it is told the plan with it. A front that is lost leaves its
+port to the others of its machine; where it was the only one, calls wait until another one has started.
 """
 
 from __future__ import annotations

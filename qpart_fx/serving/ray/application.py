@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ... import __version__
 from ...errors import RequestError, require_packages
 
 if TYPE_CHECKING:
@@ -92,11 +90,9 @@ def deployed(settings: Settings, scale: Scale) -> Application:
     from .replicas import FrontReplica, PlannerReplica, TailsReplica
 
     settings = _everywhere(settings, scale)
-    # What is deployed again with other numbers of replicas alone keeps those that run.
-    version = f"{__version__}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
     planner = serve.deployment(
         PlannerReplica, name="Planner", num_replicas=scale.planners, max_ongoing_requests=_PLANS_AT_ONCE,
-        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING, version=version,
+        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING,
     ).bind(settings)  # fmt: skip
     replicas: dict[str, Any] = {"num_replicas": scale.tails}
     if scale.most_tails is not None:
@@ -104,11 +100,11 @@ def deployed(settings: Settings, scale: Scale) -> Application:
         replicas = {"autoscaling_config": {**bounds, "target_ongoing_requests": settings.max_batch}}
     tails = serve.deployment(
         TailsReplica, name="Tails", max_ongoing_requests=settings.queue, max_queued_requests=settings.queue,
-        ray_actor_options={"num_cpus": settings.threads or 1}, logging_config=_LOGGING, version=version, **replicas,
+        ray_actor_options={"num_cpus": settings.threads or 1}, logging_config=_LOGGING, **replicas,
     ).bind(settings, planner)  # fmt: skip
     front: Application = serve.deployment(
         FrontReplica, name="Front", num_replicas=scale.fronts, graceful_shutdown_timeout_s=_GRACE_S,
-        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING, version=version,
+        ray_actor_options={"num_cpus": 0}, logging_config=_LOGGING,
     ).bind(settings, planner, tails)  # fmt: skip
     return front
 
