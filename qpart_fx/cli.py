@@ -132,6 +132,12 @@ def _add_serve(commands: Any) -> None:
         "--price-by-load", action="store_true",
         help="plans count a second of a busy server as longer, so that devices do more",
     )  # fmt: skip
+    ray = serve.add_argument_group("on Ray (see qpart_fx.serving.ray)")
+    ray.add_argument("--ray", action="store_true", help="on RAY_ADDRESS's cluster, or one of this machine alone")
+    ray.add_argument("--fronts", type=int, default=1, metavar="N", help="that listen (default: %(default)s)")
+    ray.add_argument("--planners", type=int, default=1, metavar="N", help="that plan (default: %(default)s)")
+    ray.add_argument("--tails", type=int, default=2, metavar="N", help="that run tails (default: %(default)s)")
+    ray.add_argument("--most-tails", type=int, metavar="N", help="so many, while there is more to do")
     watch = serve.add_argument_group("watching it")
     watch.add_argument("--metrics-port", type=int, metavar="PORT", help="for Prometheus, at /metrics")
     watch.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)")
@@ -146,7 +152,11 @@ def _add_run(commands: Any) -> None:
         description="Ask the server at TARGET for a plan for MODEL and its head, run the head here and the tail there, "
         "and write the model's outputs. Needs no torch. Each answer's source, time and bytes go to standard error.",
     )
-    run.add_argument("target", metavar="TARGET", help="host:port")
+    run.add_argument(
+        "target",
+        metavar="TARGET",
+        help="host:port, or several of one catalog, as ipv4:10.0.0.1:8471,10.0.0.2:8471",
+    )
     run.add_argument("model", metavar="MODEL", help="its name in the server's catalog")
     run.add_argument(
         "--input", type=Path, action="append", required=True, metavar="FILE",
@@ -170,6 +180,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--tls-ca", type=Path, metavar="PEM", help="encrypt; the server's certificate is signed by this one"
     )
+    run.add_argument("--tls-name", metavar="NAME", help="encrypt; the name in the certificate, where TARGET is another")
     run.add_argument("--tls-cert", type=Path, metavar="PEM", help="this device's own certificate")
     run.add_argument("--tls-key", type=Path, metavar="PEM", help="and its key")
     run.add_argument("--threads", type=int, help="that the head may use (default: as many as there are cores)")
@@ -225,12 +236,25 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    if options.ray:
+        from .serving.ray.application import Scale, require_ray
+
+        require_ray()
     try:
-        from .serving.server import Settings, serve
+        from .serving.server import serve
+        from .serving.settings import Settings
     except ModuleNotFoundError as error:
         raise MissingDependencyError("serving", extra="serve,torch,onnx") from error
-    given = {name: value for name, value in vars(options).items() if name not in ("command", "rate", "max_message_mb")}
-    serve(Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20))
+    scale = {name: getattr(options, name) for name in ("fronts", "planners", "tails", "most_tails")}
+    others = {"command", "rate", "max_message_mb", "ray", *scale}
+    given = {name: value for name, value in vars(options).items() if name not in others}
+    settings = Settings(**given, calls_per_s=options.rate, max_message_bytes=options.max_message_mb << 20)
+    if options.ray:
+        from .serving.ray.serving import serve_on_ray
+
+        serve_on_ray(settings, Scale(**scale))
+    else:
+        serve(settings)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, field, replace
 from dataclasses import fields as fields_of
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -137,7 +137,7 @@ class Plan:
     weights_hash: str | None = None
     updates_held_head: bool = False
     tuned: bool = False
-    activation_bits_inside: int | None = None
+    activation_bits_inside: Literal[8] | None = None
 
     if not TYPE_CHECKING:  # who checks types would take any name for an attribute
 

@@ -15,6 +15,12 @@ One service, ``qpart.v1.QPart``, of three methods whose messages are bytes:
     the caller's) in its metadata; a message of the model's outputs as they are out, with :data:`CALL` echoed in the
     trailing metadata. The answer to ``Plan`` says how they make up the model's output.
 
+A plan's id is a hash of the model's name and file and of the plan, so it is the same on every server of a catalog. One
+that has not met the plan, or has forgotten it, answers ``Head`` and ``Infer`` with NOT_FOUND. Then the same message is
+sent once more behind an :class:`Introduction` of the plan, with :data:`INTRODUCES` in the metadata, and whichever
+server gets that can answer. ``Plan`` takes an introduction too, of the plan of the head that the device holds: a server
+that has not met it says so (:data:`UNKNOWN` in the trailing metadata).
+
 The trailing metadata of ``Plan`` and ``Infer`` also say how long the call was the server's (:data:`SERVER_S`), which is
 no time of the link, and hold a CRC-32 of the query (:data:`CHECK`), or of the message that answers: nobody takes an
 answer for that to another call, or to a query that was altered on its way.
@@ -53,6 +59,12 @@ LIMIT = "qpart-limit"
 RETRY_AFTER = "retry-after"
 """In the trailing metadata of RESOURCE_EXHAUSTED and UNAVAILABLE: seconds, as a decimal number."""
 
+INTRODUCES = "qpart-introduces"
+"""In the metadata of a call: how many bytes of its message, from the start, are an :class:`Introduction`."""
+
+UNKNOWN = "qpart-unknown"
+"""In the trailing metadata of ``Plan``: the hash of the held head, where the server has not met its plan."""
+
 AUTHORIZATION, BEARER = "authorization", "Bearer "
 
 HEAD, UPDATE, SAME = "head", "update", "same"
@@ -63,6 +75,9 @@ CHUNK_BYTES = 256 * 1024
 MAX_QUERY_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 1 << 24
 """Of a query's and an answer's text: no more is inflated."""
+
+MAX_INTRODUCTION_BYTES = 1 << 20
+"""Of an introduction's text; packed, it takes some kB."""
 
 MAX_CALL_KEY = 64
 
@@ -206,6 +221,50 @@ class HeadQuery:
         """
         record = _record(text, "plan_id holds", "the query")
         return cls(_string(record, "plan_id"), _hash(record, "holds"))
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """A plan as one server made it, for another one. ``model_hash``, ``plan``: as in its :class:`PlanAnswer`."""
+
+    model: str
+    model_hash: str
+    plan: Mapping[str, Any]
+
+    def encode(self) -> bytes:
+        record = {"version": VERSION, "model": self.model, "model_hash": self.model_hash, "plan": self.plan}
+        return deflate(_text(record))
+
+    @classmethod
+    def decode(cls, packed: bytes) -> Introduction:
+        """The introduction that :meth:`encode` wrote; whether its plan makes sense is not looked at.
+
+        Raises:
+            ArtifactError: it is malformed.
+        """
+        text = inflate(packed, largest=MAX_INTRODUCTION_BYTES)
+        record = _record(text, "model model_hash plan", "the introduction")
+        plan, model_hash = record["plan"], _hash(record, "model_hash")
+        if not isinstance(plan, dict) or model_hash is None:
+            raise ArtifactError("the introduction is malformed: its plan is no object, or its model has no hash")
+        return cls(_string(record, "model"), model_hash, plan)
+
+
+def parted(message: bytes, introduces: Any) -> tuple[Introduction | None, bytes]:
+    """The introduction before a message, and the message.
+
+    Args:
+        introduces: what the metadata :data:`INTRODUCES` say; None for nothing.
+
+    Raises:
+        ArtifactError: there is no introduction of so many bytes.
+    """
+    if introduces is None:
+        return None, message
+    size = int(introduces) if isinstance(introduces, str) and re.fullmatch(r"[0-9]{1,7}", introduces) else 0
+    if not 0 < size <= len(message):
+        raise ArtifactError(f"the metadata {INTRODUCES} are no number of the message's bytes")
+    return Introduction.decode(message[:size]), message[size:]
 
 
 def check_of(message: bytes) -> str:

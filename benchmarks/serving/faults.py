@@ -3,7 +3,8 @@
     python -m benchmarks.serving.faults [TIMES] [FAULT ...]
 
 The server is one of this process behind a proxy that misbehaves, or `qpart serve`, which is frozen or killed. The model
-takes no time; a call has a second for the server, and the fallback takes none.
+takes no time; a call has a second for the server, and the fallback takes none. Where one server of two is killed there
+is no fallback, and a call has as long as it takes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ from pathlib import Path
 
 import torch
 
-from tests.device.enduring import FAULTS, TIMEOUT_S, Calls, Process, endure_loss, endure_network, expected_of
+from tests.device.enduring import (
+    FAULTS,
+    TIMEOUT_S,
+    Calls,
+    Process,
+    endure_loss,
+    endure_network,
+    endure_one_of_two,
+    expected_of,
+)
 from tests.device.fake_server import FakeServer
 from tests.device.heads import profile
 from tests.faults import FaultProxy
 
 LOSSES = ("frozen", "killed")
+ONE_OF_TWO = "one server of two killed"
 
 
 def main(times: int, names: list[str]) -> None:
@@ -41,6 +52,13 @@ def main(times: int, names: list[str]) -> None:
                 try:
                     _print(f"server {harm}", times, endure_loss(process, expected, harm, times))
                 finally:
+                    process.kill()
+        if not names or ONE_OF_TWO in names:
+            both = Process(Path(folder)), Process(Path(folder))
+            try:
+                _print(ONE_OF_TWO, times, endure_one_of_two(*both, expected, times))
+            finally:
+                for process in both:
                     process.kill()
     print(f"a call has {TIMEOUT_S:g} s for the server")
 

@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 
 from qpart_fx.serving.log import start_logging
-from qpart_fx.serving.server import Server, Settings
+from qpart_fx.serving.server import Server
+from qpart_fx.serving.settings import Settings
 
 
 async def main(catalog: str, name: str, plan: str, max_batch: str) -> None:
     start_logging("warning")
     server = Server(Settings(Path(catalog), port=0, max_batch=int(max_batch)))
     await server.start()
-    record = await server.plans.recorded(server.catalog.model(name), Path(plan).read_text())
-    await server.plans.tail(record)
+    record = server.plans.recorded(server.catalog.model(name), Path(plan).read_text())
+    await server.runner.signature(record)
     print(json.dumps({"port": server.port, "plan": record.plan_id}), flush=True)
     await asyncio.Event().wait()
 

@@ -62,7 +62,8 @@ class Client:
     called from many threads, and as a context manager closes itself.
 
     Args:
-        target: ``"host:port"``, or several servers of one catalog as ``"ipv4:10.0.0.1:8001,10.0.0.2:8001"``.
+        target: ``"host:port"``, or several servers of one catalog as ``"ipv4:10.0.0.1:8001,10.0.0.2:8001"``: calls take
+            turns over those that can be reached, and one that comes back is used again.
         model: its name in the server's catalog.
         request: what the plan has to meet. Its ``link`` is where to begin: it is measured while calls go on.
         cache: the folder of a :class:`HeadCache`, which keeps heads for the next start and for other processes.
@@ -150,10 +151,11 @@ class Client:
                 if message is None or message[0] is not served:
                     message = served, served.head.message(*args, uplink_bps=self._uplink_bps(served), **kwargs)
                 tries, given_s = tries + 1, until - time.monotonic()
-                outputs, received = self._asked(served, message[1], given_s)
+                introduces = served.introducing.next()
+                outputs, received = self._asked(served, message[1], given_s, introduces)
             except Failure as failure:
                 why = failure
-                if not self._goes_on(served, failure, tries, given_s):
+                if not self._goes_on(served, failure, tries, given_s, introduced=introduces is not None):
                     break
             except BaseException:
                 self._keeper.undecided()
@@ -230,13 +232,13 @@ class Client:
                 self._keeper.changed.wait(left)
         return None
 
-    def _asked(self, served: Served, message: bytes, timeout_s: float) -> tuple[Any, int]:
+    def _asked(self, served: Served, message: bytes, timeout_s: float, introduces: bytes | None) -> tuple[Any, int]:
         """The model's output from the server, and the bytes of its answer.
 
         Raises:
             Failure: there is none.
         """
-        reply = self._transport.infer(served.answer.plan_id, message, timeout_s)
+        reply = self._transport.infer(served.answer.plan_id, message, timeout_s, introduces)
         try:
             outputs = build_outputs(served.outputs, reply.values)
         except ArtifactError as error:
@@ -246,15 +248,20 @@ class Client:
         self._keeper.transferred()
         return outputs, reply.received
 
-    def _goes_on(self, served: Served, failure: Failure, tries: int, given_s: float) -> bool:
-        """Whether a call whose server failed, which had ``given_s`` seconds, asks again once it is its turn. The keeper
-        is told what it has to know."""
+    def _goes_on(self, served: Served, failure: Failure, tries: int, given_s: float, *, introduced: bool) -> bool:
+        """Whether a call whose server failed, which had ``given_s`` seconds and ``introduced`` its plan or did not,
+        asks again once it is its turn. The keeper is told what it has to know."""
         keeper = self._keeper
         match failure.kind:
             case Kind.FORGOTTEN:
                 keeper.undecided()
-                keeper.forgotten(served)
+                if introduced:  # and still it is none of the server's
+                    keeper.forgotten(served)
+                else:
+                    served.introducing.forgotten()
                 return True
+            case Kind.OVERLOADED if tries < self._transport.servers and self._breaker.state is State.CLOSED:
+                return True  # another one may have time
             case Kind.UNFIT:  # the link may have altered the message; or else it is this one alone that is no good
                 keeper.undecided()
                 return tries < 2

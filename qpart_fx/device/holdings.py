@@ -18,6 +18,7 @@ from ..head_update import apply_update
 from ..plan import Plan
 from ..serving_protocol import PlanAnswer, PlanQuery
 from .head_cache import HeadCache, hash_of
+from .introducing import Introducing
 from .link_meter import LinkMeter
 from .runtime import HeadRuntime
 from .transport import Failure, Kind, Transport
@@ -37,6 +38,7 @@ class Served:
     head: HeadRuntime
     link: Link
     """That the plan was made for."""
+    introducing: Introducing
 
     @property
     def outputs(self) -> Mapping[str, Any]:
@@ -88,7 +90,12 @@ class Holdings:
             ArtifactError: what has come is no plan or no head, or one that this device cannot run.
         """
         held = self._held()
-        answer, _ = self._transport.plan(self._query(link, held), self._answer, timeout_s)
+        query = self._query(link, held)
+        planned = self._transport.plan(query, self._answer, timeout_s)
+        if held is not None and not planned.knows_held and self._answer is not None:
+            words = Introducing(self._model, self._answer).content
+            planned = self._transport.plan(query, self._answer, timeout_s, introduces=words)
+        answer = planned.answer
         if served is not None and answer.hash == served.answer.hash and link == served.link:
             return served
         plan = Plan.from_json(json.dumps(dict(answer.plan)))
@@ -103,7 +110,7 @@ class Holdings:
                 raise Failure(Kind.BROKEN, "the head has fewer values than the plan says")
             self._keep(content, answer)
         self._remember(answer)
-        return Served(answer, plan, head, link)
+        return Served(answer, plan, head, link, Introducing(self._model, answer))
 
     def measure(self, served: Served, size: int, timeout_s: float) -> None:
         """The uplink, with ``size`` bytes, by asking for the plan once more.
@@ -112,8 +119,8 @@ class Holdings:
             Failure: the server does not answer.
         """
         query = self._query(served.link, self._held())
-        _, seconds = self._transport.plan(query, self._answer, timeout_s, padding=size)
-        self._meter.sent(size, 0, seconds)
+        planned = self._transport.plan(query, self._answer, timeout_s, padding=size)
+        self._meter.sent(size, 0, planned.seconds)
 
     def _query(self, link: Link, held: bytes | None) -> PlanQuery:
         fields = self._fields if link == self._request.link else self._fields | {"link": dataclasses.asdict(link)}
@@ -142,8 +149,13 @@ class Holdings:
 
     def _downloaded(self, answer: PlanAnswer, held: bytes | None) -> bytes | None:
         """None if what has come does not make the head of ``answer``."""
-        start = time.perf_counter()
-        download = self._transport.head(answer, None if held is None else hash_of(held))
+        start, holds = time.perf_counter(), None if held is None else hash_of(held)
+        try:
+            download = self._transport.head(answer, holds)
+        except Failure as failure:
+            if failure.kind is not Kind.FORGOTTEN:
+                raise
+            download = self._transport.head(answer, holds, Introducing(self._model, answer).content)
         self._meter.received(*download.timed)
         content: bytes | None = download.content
         try:

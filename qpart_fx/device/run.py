@@ -129,9 +129,11 @@ def _named(outputs: Any, path: str) -> Iterator[tuple[str, Array]]:
 
 
 def _tls(options: argparse.Namespace) -> Tls | None:
-    if not (options.tls or options.tls_ca or options.tls_cert or options.tls_key):
+    if not (options.tls or options.tls_ca or options.tls_cert or options.tls_key or options.tls_name):
         return None
-    return Tls(ca=options.tls_ca, certificate=options.tls_cert, key=options.tls_key)
+    return Tls(
+        ca=options.tls_ca, certificate=options.tls_cert, key=options.tls_key, server_name=options.tls_name
+    )  # fmt: skip
 
 
 def _json(path: Path) -> dict[str, Any]:

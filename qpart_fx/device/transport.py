@@ -83,6 +83,16 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """The server's answer to a query. ``seconds``: without the server's own. ``knows_held``: whether it knows whose
+    the head is that the device holds."""
+
+    answer: PlanAnswer
+    seconds: float
+    knows_held: bool
+
+
+@dataclass(frozen=True)
 class Reply:
     """The server's answer to a call of the tail: ``values``, in the order of the model's outputs."""
 
@@ -97,9 +107,13 @@ class Transport:
     """A connection, made anew after each failure, so that nothing waits on one that is dead without knowing.
 
     Args:
-        target: of grpc: ``"host:port"``, or several as ``"ipv4:10.0.0.1:8001,10.0.0.2:8001"``.
+        target: of grpc: ``"host:port"``, or several as ``"ipv4:10.0.0.1:8001,10.0.0.2:8001"``. Calls take turns over
+            those that can be reached.
         token: sent with each call, or a function that returns it.
         tls: None for no encryption; only then with a token if the server is on this machine.
+
+    Attributes:
+        servers: that the target names; behind a name of DNS there may be more.
 
     Raises:
         RequestError: a token over an open connection to another machine; or what :meth:`Tls.credentials` raises.
@@ -109,6 +123,7 @@ class Transport:
         if token is not None and tls is None and not _is_local(target):
             raise RequestError(f"a token to {target} without TLS is readable on the way: give tls=Tls(...)")
         self._target, self._token = target, token
+        self.servers = target.count(",") + 1
         self._credentials = None if tls is None else tls.credentials()
         name = None if tls is None else tls.server_name
         self._options = _OPTIONS if name is None else (*_OPTIONS, ("grpc.ssl_target_name_override", name))
@@ -128,19 +143,28 @@ class Transport:
         return time.perf_counter() - start
 
     def plan(
-        self, query: PlanQuery, known: PlanAnswer | None, timeout_s: float, *, padding: int = 0
-    ) -> tuple[PlanAnswer, float]:
-        """The answer to ``query``, whose ``knows`` is ``known``, and the seconds that it took without the server's own.
-        ``padding``: bytes without meaning that are sent too.
+        self,
+        query: PlanQuery,
+        known: PlanAnswer | None,
+        timeout_s: float,
+        *,
+        introduces: bytes | None = None,
+        padding: int = 0,
+    ) -> Planned:
+        """The answer to ``query``, whose ``knows`` is ``known``.
+
+        Args:
+            introduces: the plan of the head that the query holds, as an :class:`~.serving_protocol.Introduction`.
+            padding: bytes without meaning that are sent too.
 
         Raises:
             Failure: there is none.
         """
-        sent = query.padded(padding) if padding else query.encode()
+        said, sent = _introduced(query.padded(padding) if padding else query.encode(), introduces)
         start = time.perf_counter()
         with self._call() as connection:
             packed, call = connection.unary(protocol.PLAN_METHOD).with_call(
-                sent, timeout=timeout_s, metadata=self._metadata()
+                sent, timeout=timeout_s, metadata=self._metadata(*said)
             )
             seconds = time.perf_counter() - start
             metadata = _metadata_of(call)
@@ -150,17 +174,21 @@ class Transport:
                 raise Failure(Kind.BROKEN, "the query was altered on its way")
             against = known.text if known is not None and metadata.get(protocol.KNOWN) == known.hash else b""
             answer = PlanAnswer.decode(packed, metadata.get(protocol.HASH, ""), against)
-            return answer, max(seconds - _seconds(metadata.get(protocol.SERVER_S)), 0.0)
+            seconds = max(seconds - _seconds(metadata.get(protocol.SERVER_S)), 0.0)
+            return Planned(answer, seconds, protocol.UNKNOWN not in metadata)
 
-    def head(self, answer: PlanAnswer, holds: str | None) -> Download:
+    def head(self, answer: PlanAnswer, holds: str | None, introduces: bytes | None = None) -> Download:
         """What makes the head of the plan ``answer`` out of the one with the hash ``holds``.
+
+        Args:
+            introduces: the plan, for a server that does not know it.
 
         Raises:
             Failure: it has not come whole.
         """
-        query = HeadQuery(answer.plan_id, holds).encode()
+        said, sent = _introduced(HeadQuery(answer.plan_id, holds).encode(), introduces)
         with self._call() as connection:
-            stream = connection.stream(protocol.HEAD_METHOD)(query, metadata=self._metadata())
+            stream = connection.stream(protocol.HEAD_METHOD)(sent, metadata=self._metadata(*said))
             watch = _Watch(stream.cancel)
             try:
                 return _downloaded(stream, watch, answer)
@@ -172,28 +200,30 @@ class Transport:
                 watch.stop()
                 stream.cancel()
 
-    def infer(self, plan_id: str, message: bytes, timeout_s: float) -> Reply:
+    def infer(self, plan_id: str, message: bytes, timeout_s: float, introduces: bytes | None = None) -> Reply:
         """The tail's answer to ``message``.
+
+        Args:
+            introduces: the plan, for a server that does not know it.
 
         Raises:
             Failure: there is none within ``timeout_s``, or it is not an answer to this call.
         """
         key = uuid.uuid4().hex
-        metadata = self._metadata((protocol.PLAN, plan_id), (protocol.CALL, key))
+        said, sent = _introduced(message, introduces)
+        metadata = self._metadata((protocol.PLAN, plan_id), (protocol.CALL, key), *said)
         start = time.perf_counter()
         with self._call() as connection:
-            answer, call = connection.unary(protocol.INFER_METHOD).with_call(
-                message, timeout=timeout_s, metadata=metadata
-            )
+            answer, call = connection.unary(protocol.INFER_METHOD).with_call(sent, timeout=timeout_s, metadata=metadata)
             seconds = time.perf_counter() - start
-            said = _metadata_of(call)
+            told = _metadata_of(call)
             if (
                 answer is None
-                or said.get(protocol.CALL) != key
-                or said.get(protocol.CHECK) != protocol.check_of(answer)
+                or told.get(protocol.CALL) != key
+                or told.get(protocol.CHECK) != protocol.check_of(answer)
             ):
                 raise Failure(Kind.BROKEN, "the answer is to another call")
-            server_s = min(_seconds(said.get(protocol.SERVER_S)), seconds)
+            server_s = min(_seconds(told.get(protocol.SERVER_S)), seconds)
             return Reply(unpack_arrays(answer), len(answer), seconds - server_s, server_s)
 
     def close(self) -> None:
@@ -355,6 +385,13 @@ def _failure(error: Any) -> Failure:
     return Failure(_MEANINGS.get(name, Kind.BROKEN), words, rest_s=rest_s, limit=said.get(protocol.LIMIT))
 
 
+def _introduced(message: bytes, introduces: bytes | None) -> tuple[tuple[tuple[str, str], ...], bytes]:
+    """Metadata, and a message behind the introduction, if there is one."""
+    return ((), message) if introduces is None else (
+        ((protocol.INTRODUCES, str(len(introduces))),), introduces + message
+    )  # fmt: skip
+
+
 def _metadata_of(call: Any) -> dict[str, str]:
     pairs = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
     return {key: value for key, value in pairs if isinstance(value, str)}
@@ -370,8 +407,9 @@ def _seconds(text: str | None) -> float:
 
 
 def _is_local(target: str) -> bool:
-    host = target.removeprefix("dns:").removeprefix("///").removeprefix("ipv4:").removeprefix("ipv6:")
-    return target.startswith("unix:") or host.rsplit(":", 1)[0].strip("[]") in ("localhost", "127.0.0.1", "::1")
+    hosts = target.removeprefix("dns:").removeprefix("///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    known = ("localhost", "127.0.0.1", "::1")
+    return target.startswith("unix:") or all(host.rsplit(":", 1)[0].strip("[]") in known for host in hosts)
 
 
 def _read(path: Path | str | None) -> bytes | None:

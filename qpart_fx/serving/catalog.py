@@ -18,8 +18,11 @@ from ..errors import ArtifactError, RequestError
 from .log import log
 from .refusal import not_found
 
-_SUFFIX = ".qpart"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+SUFFIX = ".qpart"
+"""Of files in it."""
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+"""Of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Catalog:
         found: dict[str, Model] = {}
         seen: dict[str, tuple[int, ...]] = {}
         for path in sorted(self._folder.iterdir()):
-            name = path.name.removesuffix(_SUFFIX)
+            name = path.name.removesuffix(SUFFIX)
             if name == path.name or path.name.startswith("."):
                 continue
             try:
@@ -108,7 +111,7 @@ class Catalog:
         Raises:
             ArtifactError: it is none that may be read.
         """
-        if not _NAME.fullmatch(path.name.removesuffix(_SUFFIX)):
+        if not NAME.fullmatch(path.name.removesuffix(SUFFIX)):
             raise ArtifactError("a name is made of letters, digits, '.', '_' and '-'")
         try:
             real = path.resolve(strict=True)

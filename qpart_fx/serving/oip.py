@@ -19,13 +19,14 @@ from .. import __version__
 from ..memory_layout import MemoryLayout
 from ..message import DTYPES, Header, write_number
 from .access import Client
-from .batching import Batcher
 from .calls import Gate, deadline_of
 from .catalog import Catalog
-from .planner import Value
-from .plans import Plans, Record
+from .planner import Signature, Value
+from .plans import Plans
+from .records import Record
 from .refusal import Refused, invalid, not_found
-from .tails import Payload, Row, ServedTail
+from .runner import Given, Runner
+from .tails import Row
 
 _DATATYPES = {
     "float32": "FP32", "float64": "FP64", "float16": "FP16", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32",
@@ -53,8 +54,8 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
         ready: whether the server can take calls.
     """
 
-    def __init__(self, catalog: Catalog, plans: Plans, batcher: Batcher, gate: Gate, ready: Callable[[], bool]) -> None:
-        self._catalog, self._plans, self._batcher, self._ready = catalog, plans, batcher, ready
+    def __init__(self, catalog: Catalog, plans: Plans, runner: Runner, gate: Gate, ready: Callable[[], bool]) -> None:
+        self._catalog, self._plans, self._runner, self._ready = catalog, plans, runner, ready
         methods: dict[str, Callable[[Any, Any, dict[str, Any], Client], Awaitable[Any]]] = {
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
@@ -87,8 +88,7 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
 
     async def _model_metadata(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
         client.require(request.name)
-        record = self._record(request.name, request.version)
-        tail = await self._plans.tail(record)
+        tail = await self._runner.signature(self._record(request.name, request.version))
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[request.version] if request.version else [],
@@ -100,9 +100,9 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
     async def _infer(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
         client.require(request.model_name)
         record = self._record(request.model_name, request.model_version)
-        tail = self._plans.ready_tail(record) or await self._plans.tail(record)
+        tail = await self._runner.signature(record)
         places = _places(tail, [output.name for output in request.outputs])
-        rows = await self._batcher.run(tail, _payload(tail, request), deadline_of(context))
+        rows = await self._runner.run(record, _given(tail, request), deadline_of(context))
         answer = pb.ModelInferResponse(
             model_name=request.model_name, model_version=request.model_version, id=request.id
         )
@@ -122,24 +122,22 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
         return record
 
 
-def _payload(tail: ServedTail, request: Any) -> Payload:
+def _given(tail: Signature, request: Any) -> Given:
     """What is in a request.
 
     Raises:
-        Refused: it is not what the tail takes.
+        Refused: its inputs are not those that the tail takes.
     """
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise invalid(f"there are {len(request.inputs)} inputs, and raw contents of {len(raw)}")
     if len(request.inputs) == 1 and request.inputs[0].name == _MESSAGE and request.inputs[0].datatype == "UINT8":
-        return tail.read(_content(request.inputs[0], raw))
+        return _content(request.inputs[0], raw)
     given = {each.name: (each, raw[place : place + 1]) for place, each in enumerate(request.inputs)}
     names = [value.name for value in tail.takes if value.dtype is not None]
     if len(given) != len(request.inputs) or given.keys() != set(names):
         raise invalid(f"the inputs are {', '.join(names)}, each once, or '{_MESSAGE}' alone, of datatype UINT8")
-    return tail.given(
-        [_row(value, *given[value.name]) if value.name in given else _number(value) for value in tail.takes]
-    )
+    return [_row(value, *given[value.name]) if value.name in given else _number(value) for value in tail.takes]
 
 
 def _row(value: Value, given: Any, raw: Sequence[bytes]) -> Row:
@@ -181,7 +179,7 @@ def _number(value: Value) -> Row:
     return write_number(value.number)
 
 
-def _places(tail: ServedTail, wanted: Sequence[str]) -> Sequence[int]:
+def _places(tail: Signature, wanted: Sequence[str]) -> Sequence[int]:
     """Of the outputs that are asked for: all, if none is."""
     if not wanted:
         return range(len(tail.gives))

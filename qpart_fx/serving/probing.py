@@ -15,7 +15,7 @@ from ..inputs import copied, example_inputs
 from ..quantized import payload_quantizers
 from ..serving_protocol import output_names
 from .output_structure import values_of
-from .planner import Grid, Tail, Value
+from .planner import Grid, Signature, Tail, Value
 
 _SAMPLES = 3
 _TOLERANCE = 1e-3
@@ -44,14 +44,14 @@ def probed(head: GraphModule | None, tail: GraphModule) -> Tail:
         None if each is None else Grid(each.bits, each.step, each.zero_point) for each in payload_quantizers(head)
     ]  # fmt: skip
     names = [str(node.target).lstrip("*") for node in tail.graph.nodes if node.op == "placeholder"]
-    return Tail(
-        content=pack_tail(tail),
+    signature = Signature(
         takes=tuple(_value(*each, batches) for each in zip(names, payload, grids, strict=True)),
         gives=tuple(_value(*each, None, batches) for each in zip(output_names(outputs), together, strict=True)),
         outputs=outputs,
         batches=batches,
         alone=None if head is None else _alone(taken, together),
     )
+    return Tail(pack_tail(tail), signature)
 
 
 def _alone(taken: Sequence[Any], given: Sequence[Any]) -> tuple[int, ...] | None:

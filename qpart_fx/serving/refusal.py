@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from grpc import StatusCode
 
 from ..serving_protocol import LIMIT, RETRY_AFTER
@@ -22,6 +24,10 @@ class Refused(Exception):  # noqa: N818  # what happened is no error of the serv
         self.retry_after_s = retry_after_s
         self.limit = limit
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """One that was made in another process tells the same."""
+        return _again, (self.code.name, self.words, self.retry_after_s, self.limit)
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What is sent beside the words."""
@@ -31,6 +37,10 @@ class Refused(Exception):  # noqa: N818  # what happened is no error of the serv
         if self.limit is not None:
             found.append((LIMIT, self.limit))
         return tuple(found)
+
+
+def _again(code: str, words: str, retry_after_s: float | None, limit: str | None) -> Refused:
+    return Refused(StatusCode[code], words, retry_after_s=retry_after_s, limit=limit)
 
 
 def invalid(words: str) -> Refused:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,16 +13,19 @@ import torch
 
 from ..errors import QPartError, RequestError
 from .access import Access
-from .batching import Batcher
 from .calls import Gate, health_service
 from .catalog import Catalog
+from .kept import Kept
 from .load import Load
 from .log import log, start_logging
 from .metrics import Metrics
 from .oip import OipService
 from .planner import Planner
+from .planner_process import PlannerProcess
 from .plans import Plans
+from .runner import Runner, local_runner
 from .service import QPartService
+from .settings import Settings, is_loopback
 
 _LOOK_EVERY_S = 1.0
 """At the catalog and at the file of tokens."""
@@ -36,66 +36,20 @@ _GRACE_S = 30.0
 _LINGER_S = 0.2
 """Until then answers have left, and calls that were on their way are told where they stand."""
 
-_MOST_PLANS_WAITING = 512
-
-_QUEUED_SHARE = 4
-"""Messages that wait may take the memory's fourth part."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What ``qpart serve`` takes: see there. ``port`` and ``metrics_port``: 0 for any that is free; ``metrics_port``
-    None for no metrics. ``max_message_bytes``: of one call. ``calls_per_s``: of one client. ``threads``: of torch."""
-
-    catalog: Path
-    host: str = "127.0.0.1"
-    port: int = 8471
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    client_ca: Path | None = None
-    tokens: Path | None = None
-    max_batch: int = 32
-    max_delay_ms: float = 2.0
-    queue: int = 256
-    memory_mb: int = 1024
-    max_message_bytes: int = 16 << 20
-    calls_per_s: float | None = None
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = None
-    price_by_load: bool = False
-    threads: int | None = None
-    log_level: str = "info"
-
-    def __post_init__(self) -> None:
-        """Raises:
-        RequestError: the settings make no sense together.
-        """
-        whole = {"--max-batch": self.max_batch, "--queue": self.queue, "--memory-mb": self.memory_mb}
-        for name, value in whole.items():
-            if value < 1:
-                raise RequestError(f"{name} {value}: give a number above 0")
-        for name, port in {"--port": self.port, "--metrics-port": self.metrics_port or 0}.items():
-            if not 0 <= port < 2**16:
-                raise RequestError(f"{name} {port}: a port is a number from 1 to 65535, or 0 for any that is free")
-        if not 0 <= self.max_delay_ms <= 10_000:
-            raise RequestError(f"--max-delay-ms {self.max_delay_ms}: give a number from 0 to 10,000")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise RequestError("--tls-cert and --tls-key: give both or none")
-        if self.client_ca is not None and self.tls_cert is None:
-            raise RequestError("--client-ca: clients show their certificates over TLS only; give --tls-cert as well")
-        if self.tokens is not None and self.tls_cert is None and not _is_loopback(self.host):
-            raise RequestError(
-                "--tokens: without TLS everybody on the way can read them; give --tls-cert and --tls-key, or listen "
-                "on 127.0.0.1"
-            )
+MOST_PLANS_WAITING = 512
+"""For a planner."""
 
 
 class Server:
     """Made and started in a running event loop.
 
+    Args:
+        planner, runner: who plans, and who runs tails, where it is not this machine alone; the server stops them.
+        shares_port: other servers of this machine may listen at the same port, and take turns with this one.
+
     Attributes:
         port, metrics_port: where it listens, once started.
-        catalog, plans: what it offers.
+        catalog, plans, runner: what it offers.
 
     Raises:
         RequestError: a file or folder of the settings is missing or malformed.
@@ -104,22 +58,27 @@ class Server:
     port: int
     metrics_port: int | None = None
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        planner: Planner | None = None,
+        runner: Runner | None = None,
+        shares_port: bool = False,
+    ) -> None:
+        self._settings, self._shares_port = settings, shares_port
         self.catalog = Catalog(settings.catalog)
         self._access = Access(settings.tokens, settings.calls_per_s)
         self._credentials = _credentials(settings)
-        memory = settings.memory_mb << 20
         load = Load()
         self._metrics = Metrics()
-        self._planner = Planner(memory // 4, _MOST_PLANS_WAITING)
-        self.plans = Plans(self.catalog, self._planner, memory, load if settings.price_by_load else None)
-        self._batcher = Batcher(
-            load, max_batch=settings.max_batch, max_delay_s=settings.max_delay_ms / 1000, max_calls=settings.queue,
-            max_bytes=max(memory // _QUEUED_SHARE, settings.max_message_bytes), ran=self._metrics.ran,
-        )  # fmt: skip
+        self._kept = Kept(settings.memory_bytes)
+        self._planner = planner or PlannerProcess(settings.profile_bytes, MOST_PLANS_WAITING)
+        self.runner = runner or local_runner(settings, self._planner, self._kept, load, self._metrics.ran)
+        price = load if settings.price_by_load else None
+        self.plans = Plans(self.catalog, self._planner, self.runner, self._kept, price)
         self._gate = Gate(
-            self._access, self._metrics, most_calls=4 * settings.queue + _MOST_PLANS_WAITING,
+            self._access, self._metrics, most_calls=4 * settings.queue + MOST_PLANS_WAITING,
             by_certificate=settings.client_ca is not None,
         )  # fmt: skip
         self._ready = False
@@ -155,20 +114,20 @@ class Server:
             tls=self._credentials is not None, client_certificates=settings.client_ca is not None,
             tokens=settings.tokens is not None, models=sorted(self.catalog.models),
         )  # fmt: skip
-        if self._credentials is None and not _is_loopback(settings.host):
+        if self._credentials is None and not is_loopback(settings.host):
             log("warning", "everybody on the network can read and use this server: give --tls-cert and --tokens")
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
         """Take no more calls, finish those that were taken, for ``grace_s`` at most, and end."""
-        log("info", "stopping", waiting=self._batcher.waiting)
+        log("info", "stopping", waiting=self.runner.waiting)
         self._ready = False
         if self._watching is not None:
             self._watching.cancel()
-        self._batcher.hurry()
+        self.runner.hurry()
         await self._gate.close(grace_s)
         await asyncio.sleep(_LINGER_S)
         await self._server.stop(_LINGER_S)
-        self._batcher.stop()
+        self.runner.stop()
         self._planner.stop()
         self._metrics.stop()
         log("info", "stopped")
@@ -180,7 +139,7 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", 16 << 10),
-                ("grpc.so_reuseport", 0),  # a second server at the same port is a mistake
+                ("grpc.so_reuseport", int(self._shares_port)),  # else a second server at the same port is a mistake
                 ("grpc.keepalive_time_ms", 60_000),  # connections whose other end is gone are closed
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -188,18 +147,18 @@ class Server:
             ),
         )
         server.add_generic_rpc_handlers(
-            (QPartService(self.plans, self._batcher).handler(self._gate), health_service(lambda: self._ready))
+            (QPartService(self.plans, self.runner).handler(self._gate), health_service(lambda: self._ready))
         )
-        OipService(self.catalog, self.plans, self._batcher, self._gate, lambda: self._ready).add_to(server)
+        OipService(self.catalog, self.plans, self.runner, self._gate, lambda: self._ready).add_to(server)
         return server
 
     def _measure(self, load: Load) -> None:
         gauge = self._metrics.gauge
-        gauge("qpart_queue_calls", "Calls that wait for the tails' thread.", lambda: self._batcher.waiting)
+        gauge("qpart_queue_calls", "Calls that wait for the tails' thread.", lambda: self.runner.waiting)
         gauge("qpart_planner_jobs", "Jobs that the planner has not done.", lambda: self._planner.waiting)
         gauge("qpart_utilisation", "Share of the time that tails run.", lambda: load.utilisation)
         gauge("qpart_price_factor", "By load: see --price-by-load.", lambda: load.factor)
-        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self.plans.kept.bytes)
+        gauge("qpart_memory_bytes", "Of heads and tails that are kept.", lambda: self._kept.bytes)
         gauge("qpart_models", "In the catalog.", lambda: len(self.catalog.models))
 
     async def _watch(self) -> None:
@@ -262,10 +221,3 @@ def _credentials(settings: Settings) -> Any:
     return grpc.ssl_server_credentials(
         [(key, certificate)], root_certificates=authority, require_client_auth=authority is not None
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

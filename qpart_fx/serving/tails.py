@@ -95,8 +95,9 @@ class ServedTail:
     """
 
     def __init__(self, tail: Tail) -> None:
-        self.takes, self.gives, self.outputs, self.batches = tail.takes, tail.gives, tail.outputs, tail.batches
-        self.alone = tail.alone
+        self.signature = tail.signature
+        self.takes, self.gives = tail.signature.takes, tail.signature.gives
+        self.outputs, self.batches = tail.signature.outputs, tail.signature.batches
         self.module = unpack_side(tail.content)
         self._like: dict[int, _Form] = {}
         self._grids = [

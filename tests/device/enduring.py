@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -131,15 +134,25 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "qpart_fx", "serve", str(self._catalog), "--port", str(self.port)]
+        command = [
+            sys.executable, "-m", "qpart_fx", "serve", str(self._catalog), "--port", str(self.port), "--threads", "1",
+            "--metrics-port", "0",
+        ]  # fmt: skip
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
         assert self._process.stderr is not None
         for line in self._process.stderr:
             if b'"event": "serving"' in line:
+                self._metrics = json.loads(line)["metrics_port"]
                 break
         else:
             raise AssertionError("the server does not start")
         threading.Thread(target=self._process.stderr.read, daemon=True).start()  # or it would wait for a reader
+
+    def answered(self) -> int:
+        """Calls of the tail since the last start."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics") as page:
+            found = re.search(r'^qpart_calls_total{code="OK",method="Infer"} (\S+)$', page.read().decode(), re.M)
+        return 0 if found is None else int(float(found[1]))
 
     def kill(self) -> None:
         self._process.kill()
@@ -206,3 +219,29 @@ def endure_loss(process: Process, expected: list[NDArray[Any]], harm: str, times
             process.thaw() if harm == "frozen" else process.start()
             assert caller.wait_for("server", 1)
         return caller.stop()
+
+
+def endure_one_of_two(steady: Process, other: Process, expected: list[NDArray[Any]], times: int) -> Calls:
+    """Two servers, no fallback, and one server that is killed and started again: it knows nothing then. Each has to
+    answer some of the calls before and after."""
+    target = f"ipv4:127.0.0.1:{steady.port},127.0.0.1:{other.port}"
+    with Client(target, "model", REQUEST, timeout_s=PATIENCE_S, replanning=None) as client:
+        client.prepare()
+        caller = Caller(client, expected)
+        for _ in range(times):
+            assert _answers_more(caller, steady)
+            assert _answers_more(caller, other)
+            other.kill()
+            assert caller.wait_for("server", 20)
+            other.start()
+        assert _answers_more(caller, other)
+        return caller.stop()
+
+
+def _answers_more(caller: Caller, process: Process) -> bool:
+    """Whether calls come to a server."""
+    before, until = process.answered(), time.monotonic() + PATIENCE_S
+    while process.answered() < before + 5 and time.monotonic() < until:
+        if not caller.wait_for("server", 5):
+            return False
+    return process.answered() >= before + 5

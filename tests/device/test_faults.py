@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import qpart_fx as qpart
 from qpart_fx.device import Tls
-from tests.device.enduring import ALTERED, FAULTS, Process, endure_loss, endure_network, expected_of
+from tests.device.enduring import ALTERED, FAULTS, Process, endure_loss, endure_network, endure_one_of_two, expected_of
 from tests.device.fake_server import FakeServer
 from tests.device.heads import profile
 from tests.faults import FaultProxy
@@ -87,4 +87,18 @@ def process(known: qpart.Profile, tmp_path_factory: pytest.TempPathFactory) -> I
 )
 def test_a_server_that_is_gone(process: Process, expected: list[NDArray[Any]], harm: str, times: int) -> None:
     calls = endure_loss(process, expected, harm, times)
+    assert (calls.wrong, calls.lost) == (0, 0)
+
+
+@pytest.mark.parametrize("times", [pytest.param(1, id="once"), pytest.param(10, id="some", marks=pytest.mark.slow)])
+def test_one_of_two_servers_that_is_gone(
+    process: Process, known: qpart.Profile, expected: list[NDArray[Any]], times: int, tmp_path: Path
+) -> None:
+    known.save(tmp_path / "model.qpart")
+    other = Process(tmp_path)
+    try:
+        calls = endure_one_of_two(process, other, expected, times)
+    finally:
+        other.kill()
+    assert calls.sources.keys() == {"server"}
     assert (calls.wrong, calls.lost) == (0, 0)
