@@ -323,7 +323,11 @@ class Profile:
         return [batch.to(device) for batch in read_batches(calibration, max_samples=sys.maxsize)]
 
     def save(self, path: str | Path) -> None:
-        """Write the profile, its graph and its weights to one file, which :func:`qpart_fx.load` reads back."""
+        """Write the profile, its graph and its weights to one file, which :func:`qpart_fx.load` reads back.
+
+        The samples stay behind. What is read back predicts no less than some plans really lost on those held out, which
+        are measured now: its plans may be a little more careful than those of the profile here.
+        """
         from .profile_file import save_profile
 
         save_profile(self, Path(path))

@@ -16,6 +16,7 @@ from .container import read_checked
 from .cut import Cut
 from .cut_graph import CutGraph
 from .drop_curve import DropCurve
+from .held_out import curve_held_out
 from .input_shapes import input_shapes, set_input_shapes
 from .meta import info, set_info
 from .model_profile import CutProfile, LayerProfile, Profile, ValueProfile
@@ -119,7 +120,7 @@ def _to_record(profile: Profile) -> dict[str, Any]:
         "head_bits": profile.head_bits,
         "cut_graph": None if profile.cut_graph is None else asdict(profile.cut_graph),
         "curve": _points(profile.curve),
-        "noise_curve": _points(profile.noise_curve),
+        "noise_curve": _points(curve_held_out(profile)),
         "reference_drop": profile.reference_drop,
         "ranges": dict(profile.ranges),
         "inside": dict(profile.inside),
