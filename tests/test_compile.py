@@ -257,7 +257,7 @@ def test_parametrized_weights_are_baked(tmp_path: Path) -> None:
 
 
 def test_saved_and_loaded_profile_gives_the_same_plans_and_heads(profile: qpart.Profile, tmp_path: Path) -> None:
-    profile = replace(profile, check=())  # with samples held out, a file's predictions are set right by them
+    profile = replace(profile, check=())  # or what the file predicts would be set right by them
     profile.save(tmp_path / "profile.qpart")
     again = qpart.load(tmp_path / "profile.qpart")
     assert isinstance(again, qpart.Profile)

@@ -212,7 +212,7 @@ def test_a_closed_set_that_is_no_prefix_is_lowered_as_planned(profile: Profile) 
 
 def test_a_saved_profile_gives_the_same_plans(profile: Profile, tmp_path: Path) -> None:
     path = tmp_path / "profile.qpart"
-    profile = dataclasses.replace(profile, check=())  # with samples held out, a file's predictions are set right by them
+    profile = dataclasses.replace(profile, check=())  # or what the file predicts would be set right by them
     profile.save(path)
     loaded = qpart.load(path)
     assert isinstance(loaded, Profile)
