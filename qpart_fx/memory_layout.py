@@ -5,6 +5,7 @@ A strided tensor may leave gaps, repeat its elements, or lie in any order of its
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 _MOST_MEMORY, _MOST_ELEMENTS = 2**24, 2**28
@@ -44,11 +45,7 @@ class MemoryLayout:
         >>> MemoryLayout.contiguous((2, 3, 4)).strides
         (12, 4, 1)
         """
-        strides, stride = [], 1
-        for size in reversed(shape):
-            strides.append(stride)
-            stride *= max(size, 1)
-        return cls(shape, tuple(reversed(strides)))
+        return _contiguous(shape)
 
     @property
     def can_be_kept(self) -> bool:
@@ -58,3 +55,13 @@ class MemoryLayout:
             and self.span <= max(4 * self.count, _MOST_MEMORY)
             and all(stride < 2**32 for stride in self.strides)
         )
+
+
+@lru_cache(maxsize=256)
+def _contiguous(shape: tuple[int, ...]) -> MemoryLayout:
+    """Kept, since the calls of a head are all of a few shapes."""
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    return MemoryLayout(shape, tuple(reversed(strides)))
