@@ -5,7 +5,8 @@
 COUNT messages (default: 100,000) to all methods of a `qpart serve` of a small network: real ones with bits flipped, cut
 short, spliced with others, with lengths that lie; of the tail's, some with a checksum that is right for what they are.
 Each has to be refused, with a status that says so, or answered rightly, as what its bytes say; the server has to live,
-and its memory, the planner's included, may not grow.
+and its memory, the planner's included, may not grow. Then a tenth as many answers, altered likewise, to what devices
+read them with: each has to be read, or refused as an ArtifactError or RequestError.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 import qpart_fx as qpart
 from benchmarks.planning.report import print_table
-from qpart_fx.device import unpack_arrays
+from qpart_fx.container import deflate
+from qpart_fx.device import pack_arrays, unpack_arrays
 from qpart_fx.serving_protocol import (
     BYTES,
     CALL,
@@ -112,7 +114,9 @@ def main() -> None:
     if options.json is not None:
         record = {"count": options.count, "statuses": found.statuses, "memory_mb": found.memory_mb}
         options.json.write_text(json.dumps({**record, "wrong": len(found.wrong), "ended": found.ended}, indent=1))
-    if found.wrong or found.ended or found.grown > GROWTH:
+    badly = read_by_devices(options.count // 10, options.seed)
+    print(f"{options.count // 10:,} mutated answers to devices: {badly} end in an error that none should raise")
+    if found.wrong or badly or found.ended or found.grown > GROWTH:
         raise SystemExit(1)
 
 
@@ -129,6 +133,27 @@ def fuzz(count: int, seed: int = 0) -> Found:
             if not found.ended:
                 require_well(caller, found)
     return found
+
+
+def read_by_devices(count: int, seed: int = 0) -> int:
+    """How many of so many mutated answers raise what they should not. Their hashes are right for what they are."""
+    plan = json.loads(replace(profile().plan(REQUEST), by_cut=()).to_json())
+    answer = PlanAnswer(plan, "0" * 32, "0" * 64, 10, None, {"value": 0}, "0" * 64)
+    outputs = pack_arrays([np.arange(40, dtype=np.float32).reshape(4, 10)])
+    random, wrong = Random(seed), 0
+    for place in range(count):
+        try:
+            if place % 2:
+                unpack_arrays(with_checksum(mutated(outputs, answer.text, random)))
+            else:
+                text = mutated(answer.text, outputs, random)
+                read = PlanAnswer.decode(deflate(text), hashlib.sha256(text).hexdigest())
+                qpart.Plan.from_json(json.dumps(dict(read.plan)))
+        except (qpart.ArtifactError, qpart.RequestError):
+            pass
+        except Exception:
+            wrong += 1
+    return wrong
 
 
 def kinds_of(caller: Caller) -> list[Kind]:
