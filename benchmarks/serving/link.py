@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,8 @@ def latency(
         "prices": {name: value for name, value in prices.items() if name.endswith("_s")},
         "predicted_s": plan["time_s"] - prices["download_time_s"],
         "measured_s": mean(each["seconds"] for each in made),
+        "spent": {name: mean(each["spent"].get(name, 0.0) for each in made) for name in ("head", "link", "server")},
+        "median_s": median(each["seconds"] for each in made),
         "from_server": sum(each["source"] == "server" for each in made),
         "calls": calls,
     }

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from qpart_fx.device import Client, HeadRuntime, Replanning
 from qpart_fx.device.arrays import Array
+from qpart_fx.device.transport import Reply, Transport
 from qpart_fx.request import Request
 
 TIMEOUT_S = 60.0
@@ -51,9 +54,11 @@ class Device:
         made = []
         for _ in range(times):
             self._said.lines.clear()
+            spent.clear()
             answer = self._client.answer(self._inputs[self._called % len(self._inputs)])
             self._called += 1
             record = {name: value for name, value in asdict(answer).items() if name != "outputs"}
+            record["spent"] = dict(spent)
             record["asked"] = any("asking for another plan" in line for line in self._said.lines)
             made.append(record)
         return made
@@ -78,21 +83,35 @@ class _Said(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+spent: dict[str, float] = {}
+"""Seconds of the last call: the ``head``'s, the ``server``'s own as it says, and all others' (``link``)."""
+
+
 def slow_down(times: int) -> None:
-    """Let heads make everything so many times."""
-    message, run = HeadRuntime.message, HeadRuntime.__call__
+    """Let heads make everything so many times; and write down what calls spend."""
 
-    def slow_message(self: HeadRuntime, *args: Any, **kwargs: Any) -> bytes:
-        for _ in range(times - 1):
-            message(self, *args, **kwargs)
-        return message(self, *args, **kwargs)
+    def slowed(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            for _ in range(times):
+                made = work(*args, **kwargs)
+            spent["head"] = time.perf_counter() - start
+            return made
 
-    def slow_run(self: HeadRuntime, *args: Any, **kwargs: Any) -> tuple[Array, ...]:
-        for _ in range(times - 1):
-            run(self, *args, **kwargs)
-        return run(self, *args, **kwargs)
+        return run
 
-    HeadRuntime.message, HeadRuntime.__call__ = slow_message, slow_run  # type: ignore[method-assign]
+    infer = Transport.infer
+
+    def timed(self: Transport, plan_id: str, message: bytes, timeout_s: float) -> Reply:
+        reply = infer(self, plan_id, message, timeout_s)
+        spent.update(link=reply.seconds, server=reply.server_s)
+        return reply
+
+    HeadRuntime.message, HeadRuntime.__call__ = (  # type: ignore[method-assign]
+        slowed(HeadRuntime.message),
+        slowed(HeadRuntime.__call__),
+    )
+    Transport.infer = timed  # type: ignore[method-assign]
 
 
 def main(target: str, model: str, inputs: str, slower: str) -> None:

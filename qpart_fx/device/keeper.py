@@ -32,6 +32,9 @@ _PLAN_S, _REFRESH_S = 60.0, 20.0
 _LEAST_GAP_S = 0.5
 """Between queries for plans because of the link."""
 
+_QUIET_S = 2.0
+"""For calls under way to end before the link is measured: pings that wait behind one's own messages say nothing."""
+
 _LEAST_DOUBT_S = 2.0
 """Between measurements because messages are too short to tell how fast the link is."""
 
@@ -184,11 +187,13 @@ class Keeper:
             ArtifactError: it is of no use.
         """
         self._transport.ping(_PING_S)  # which may have to connect first
-        self._meter.pinged(*(self._transport.ping(_PING_S) for _ in range(_PINGS)))
-        self._is_there = True
-        measure, self._unmeasured = self._unmeasured or self._meter.doubtful, True
-        if measure and self._replanning is not None and self._served is not None:
-            self._measure(self._served)
+        with self._transport.quiet(_QUIET_S) as alone:
+            pings = [self._transport.ping(_PING_S) for _ in range(_PINGS if alone or self._served is None else 0)]
+            self._meter.pinged(*pings)
+            self._is_there = True
+            measure, self._unmeasured = self._unmeasured or not self._meter.tells, True
+            if measure and self._replanning is not None and self._served is not None:
+                self._measure(self._served)
         self._plan(self._changed_link() or self._link)
         self._look_again(self._refresh_s)
 

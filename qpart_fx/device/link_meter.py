@@ -110,8 +110,16 @@ class LinkMeter:
         """Whether the last messages were too short to tell a rate, and none is known, or the link must be faster."""
         return self._doubtful
 
+    @property
+    def tells(self) -> bool:
+        """Whether the last messages were long enough to tell a rate."""
+        with self._lock:
+            return bool(self._messages) and self._tells()
+
     def pinged(self, *seconds: float) -> None:
         """Calls without a message took so many ``seconds``, each of them, one after the other."""
+        if not seconds:
+            return
         with self._lock:
             self._pings.extend(seconds)
             self._known_bps = self._rate(self._known_bps)

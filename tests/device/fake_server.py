@@ -124,6 +124,7 @@ class FakeServer:
 
     def _plan(self, packed: bytes, context: Any) -> bytes:
         self._entered("Plan", context)
+        start = time.perf_counter()
         query = PlanQuery.decode(packed)
         self.queries.append(query)
         if query.model != "model":
@@ -140,6 +141,7 @@ class FakeServer:
             known = self._answers.get(query.knows or "")
             self._answers[answer.hash] = answer
         metadata = [(protocol.HASH, answer.hash), (protocol.CHECK, protocol.check_of(packed))]
+        metadata.append((protocol.SERVER_S, f"{time.perf_counter() - start}"))
         if known is not None:
             metadata.append((protocol.KNOWN, known.hash))
         context.set_trailing_metadata(metadata)
