@@ -183,13 +183,26 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     rows = [
         [
             f"{each['bps'] / 1e6:g}", ", ".join(each["cut"]), f"{each['link']['uplink_bps'] / 1e6:.3g}",
-            f"{each['sent_bytes']:,.0f}", f"{each['predicted_s'] * 1e3:.1f}", f"{each['measured_s'] * 1e3:.1f}",
+            f"{each['sent_bytes']:,.0f}",
+            *(f"{part * 1e3:.1f} / {each['spent'][name] * 1e3:.1f}" for name, part in predicted(each).items()),
+            f"{each['predicted_s'] * 1e3:.1f}", f"{each['measured_s'] * 1e3:.1f}",
             verdict(abs(each["measured_s"] / each["predicted_s"] - 1) <= ALLOWED,
                     f"{each['measured_s'] / each['predicted_s'] - 1:+.1%}"),
         ]
         for each in figures["latency"]
     ]  # fmt: skip
-    names = ["Mbit/s", "cut", "as measured", "bytes sent", "predicted, ms", "measured, ms", "off"]
+    names = [
+        "Mbit/s",
+        "cut",
+        "as measured",
+        "bytes sent",
+        "head",
+        "link",
+        "server",
+        "predicted, ms",
+        "measured, ms",
+        "off",
+    ]
     print_table(f"{name}, a device {figures['slower']} times as slow as this machine", names, rows)
     rows = [
         [
@@ -204,6 +217,13 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     names = ["Mbit/s", "asked after calls", "settled after", "mean, ms", "best fixed plan, ms", "ratio"]
     print_table("The rate changes", names, rows)
+
+
+def predicted(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The seconds that a plan predicts, by the parts that are measured."""
+    prices = figures["prices"]
+    link = prices["upload_time_s"] + prices["round_trip_s"]
+    return {"head": prices["device_time_s"], "link": link, "server": prices["server_time_s"]}
 
 
 def verdict(kept: bool, words: str) -> str:
