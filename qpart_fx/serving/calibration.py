@@ -17,7 +17,7 @@ from ..message import write_message
 from ..model_profile import Profile
 from ..request import Device, Link, Request, Server
 from .probing import probed
-from .tails import ServedTail
+from .tails import ServedTail, SharedWeights
 
 _TAILS = 7
 """That are measured, from the whole model on, each of fewer MACs."""
@@ -98,9 +98,10 @@ def _measured(profile: Profile, cut: tuple[str, ...]) -> Measured:
     # what is rounded how far changes no time of the tail
     request = Request(1.0, Device(1e9, 1.0), Server(1e9, 1.0), Link(1e9, 1e9))
     split = profile.compile(replace(profile.plan(request, cut=cut), by_cut=()), progress=False)
-    with torch.inference_mode():
-        message = split.pack_activation(split.head(*_inputs(profile)))
     tail = ServedTail(probed(split.head, split.tail))
+    SharedWeights().share(tail.module)  # which lets them lie in memory as they do in the server
+    with torch.inference_mode():
+        message = split.pack_activation(split.head(*_inputs(profile, one=tail.batches)))
 
     def answer() -> bytes:
         (rows,) = tail.run([tail.read(message)])
@@ -112,15 +113,18 @@ def _measured(profile: Profile, cut: tuple[str, ...]) -> Measured:
     return Measured(cut, macs, _seconds(answer))
 
 
-def _inputs(profile: Profile) -> list[Any]:
-    """One sample like those that the model was profiled with: random, where it takes floats."""
+def _inputs(profile: Profile, one: bool) -> list[Any]:
+    """What the model was captured with, random where it takes floats; only ``one`` sample of it, as calls have, where
+    samples do not know of each other."""
     draw = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(value.shape, generator=draw).to(value.dtype)
-        if isinstance(value, Tensor) and value.is_floating_point()
-        else value
-        for value in example_inputs(profile.graph)
-    ]
+
+    def varied(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        of_call = value[:1] if one and value.dim() else value
+        return torch.randn(of_call.shape, generator=draw).to(value.dtype) if value.is_floating_point() else of_call
+
+    return [varied(value) for value in example_inputs(profile.graph)]
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import qpart_fx as qpart
 from qpart_fx.cli import main
 from qpart_fx.serving.calibration import calibrate_server
+from qpart_fx.serving.tails import ServedTail
 
 from .running import REQUEST, profile
 
@@ -32,6 +34,19 @@ def test_what_a_mac_takes_is_the_tails_time_by_their_macs() -> None:
     macs, seconds = sum(tail.macs for tail in report.tails), sum(tail.seconds for tail in report.tails)
     assert report.server.cycles_per_mac / report.server.clock_hz == pytest.approx(seconds / macs)
     assert report.tails[0].macs == max(cut.server_macs for cut in profile().closed_cuts)
+
+
+def test_one_sample_is_measured_as_calls_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples: list[int] = []
+    run = ServedTail.run
+
+    def noted(self: ServedTail, payloads: Any) -> Any:
+        samples.extend(payload.samples for payload in payloads)
+        return run(self, payloads)
+
+    monkeypatch.setattr(ServedTail, "run", noted)
+    calibrate_server(profile(), threads=1)
+    assert set(samples) == {1}
 
 
 @pytest.mark.parametrize(
