@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, help="that a call may use (default: as many as there are cores)")
     bench.add_argument("--json", type=Path, metavar="JSON", help="write it into this file as well")
     _add_calibrate(commands)
+    _add_calibrate_server(commands)
     _add_serve(commands)
     _add_run(commands)
     return parser
@@ -96,6 +97,23 @@ def _add_calibrate(commands: Any) -> None:
                            help="cycles are those of this clock (default: 1 GHz, a cycle a nanosecond)")  # fmt: skip
     calibrate.add_argument("--power-w", type=float, metavar="W", help="that it takes while it computes, for energies")
     calibrate.add_argument("--memory-bytes", type=int, metavar="BYTES", help="that heads must fit in")
+
+
+def _add_calibrate_server(commands: Any) -> None:
+    calibrate = commands.add_parser(
+        "calibrate-server",
+        help="measure this machine, and write it down as the server of a request",
+        description="Run tails of the profile in FILE as `qpart serve` runs them, and write down what a multiply-add "
+        "takes. Some seconds; nothing else should run. qpart_fx.Server.from_json reads what is written, and plans of "
+        "devices that are told know how long this server takes.",
+    )
+    calibrate.add_argument("file", type=Path, metavar="FILE", help="a profile, of Profile.save")
+    calibrate.add_argument("-o", "--output", type=Path, default=Path("server.json"), metavar="JSON",
+                           help="where to write it (default: %(default)s)")  # fmt: skip
+    calibrate.add_argument("--threads", type=int, help="of a tail, as of `qpart serve` (default: as many as cores)")
+    calibrate.add_argument("--clock-hz", type=float, default=1e9, metavar="HZ",
+                           help="cycles are those of this clock (default: 1 GHz, a cycle a nanosecond)")  # fmt: skip
+    calibrate.add_argument("--price-per-s", type=float, default=0.0, metavar="PRICE", help="of a second (default: 0)")
 
 
 def _add_serve(commands: Any) -> None:
@@ -198,6 +216,23 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(f"{report}\n\nThe device is in {options.output}: qpart_fx.Device.from_json reads it.")
 
 
+def _calibrate_server(options: argparse.Namespace) -> None:
+    try:
+        from .files import load
+        from .model_profile import Profile
+        from .serving.calibration import calibrate_server
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("measuring a server", extra="serve,torch,onnx") from error
+    profile = load(options.file)
+    if not isinstance(profile, Profile):
+        raise ArtifactError(f"{options.file} is no profile: give a file of Profile.save")
+    report = calibrate_server(
+        profile, threads=options.threads, clock_hz=options.clock_hz, price_per_s=options.price_per_s
+    )
+    container.write_file(options.output, f"{report.server.to_json()}\n".encode())
+    print(f"{report}\n\nThe server is in {options.output}: qpart_fx.Server.from_json reads it.")
+
+
 def _demo(options: argparse.Namespace) -> None:
     try:
         from . import demo, demo_serve
@@ -282,5 +317,6 @@ def _read(path: Path) -> bytes:
 
 
 _COMMANDS = {
-    "demo": _demo, "show": _show, "bench": _bench, "calibrate-device": _calibrate, "serve": _serve, "run": _run,
+    "demo": _demo, "show": _show, "bench": _bench, "calibrate-device": _calibrate,
+    "calibrate-server": _calibrate_server, "serve": _serve, "run": _run,
 }  # fmt: skip

@@ -46,7 +46,7 @@ are entropy-coded; or 128 plus the number of a plain number's type."""
 CODER_S, CODER_S_PER_VALUE = 5e-4, 8e-8
 """Seconds that the entropy coder takes for a tensor, and for each value of it, at both ends together: measured on one
 core of a server's processor (50 to 80 ns a value, from some thousands of values on). A slow device takes some times as
-long: give it a faster link than it has."""
+long: :mod:`qpart_fx.device.coding` finds out."""
 
 Piece = bytes | memoryview
 """The bytes of a value."""

@@ -280,11 +280,25 @@ class Device:
 
 @_validated
 class Server:
-    """The server that runs the tail. ``price_per_s``: what a second of it costs (zeta of eq. 8)."""
+    """The server that runs the tail, as ``qpart calibrate-server`` measures it. ``price_per_s``: what a second of it
+    costs (zeta of eq. 8)."""
 
     clock_hz: Positive
     cycles_per_mac: Positive
     price_per_s: NonNegative = 0.0
+
+    def to_json(self) -> str:
+        """The server as JSON; :meth:`from_json` gives an equal one."""
+        return json.dumps(_as_record(self), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Server:
+        """The server that :meth:`to_json`, or ``qpart calibrate-server``, wrote.
+
+        Raises:
+            RequestError: the text is no JSON, or a field is missing, unknown or wrong; names the field.
+        """
+        return cls(**_object_in(text, "server"))
 
 
 @_validated

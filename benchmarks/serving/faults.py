@@ -4,7 +4,8 @@
 
 The server is one of this process behind a proxy that misbehaves, or `qpart serve`, which is frozen or killed. The model
 takes no time; a call has a second for the server, and the fallback takes none. Where one server of two is killed there
-is no fallback, and a call has as long as it takes.
+is no fallback, and a call has as long as it takes. Where bits are altered, the connection is encrypted: without TLS, a
+bit that says what a frame is may end the whole process within gRPC.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc
 import torch
 
+from qpart_fx.device import Tls
 from tests.device.enduring import (
+    ALTERED,
     FAULTS,
     TIMEOUT_S,
     Calls,
@@ -28,6 +32,7 @@ from tests.device.enduring import (
 from tests.device.fake_server import FakeServer
 from tests.device.heads import profile
 from tests.faults import FaultProxy
+from tests.serving.certificates import authority
 
 LOSSES = ("frozen", "killed")
 ONE_OF_TWO = "one server of two killed"
@@ -38,12 +43,19 @@ def main(times: int, names: list[str]) -> None:
     known = profile("classifier")
     expected = expected_of(known)
     print(f"{'fault':26} {'times':>6} {'by server':>10} {'fallback':>9} {'wrong':>6} {'lost':>5}  longest call")
-    server = FakeServer(known)
-    for fault in FAULTS:
-        if not names or fault in names:
+    with tempfile.TemporaryDirectory() as folder:
+        signer = authority(Path(folder), "authority")
+        certificate, key = (path.read_bytes() for path in signer.sign("server"))
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        tls = Tls(ca=signer.certificate, server_name="localhost")
+        for fault in FAULTS:
+            if names and fault not in names:
+                continue
+            encrypted = fault in ALTERED
+            server = FakeServer(known, credentials=credentials if encrypted else None)
             with FaultProxy(server.port) as proxy:
-                _print(fault, times, endure_network(proxy, expected, fault, times))
-    server.stop()
+                _print(fault, times, endure_network(proxy, expected, fault, times, tls if encrypted else None))
+            server.stop()
     with tempfile.TemporaryDirectory() as folder:
         known.save(Path(folder) / "model.qpart")
         for harm in LOSSES:

@@ -112,15 +112,16 @@ class Holdings:
         self._remember(answer)
         return Served(answer, plan, head, link, Introducing(self._model, answer))
 
-    def measure(self, served: Served, size: int, timeout_s: float) -> None:
-        """The uplink, with ``size`` bytes, by asking for the plan once more.
+    def measure(self, served: Served, size: int, timeout_s: float) -> bool:
+        """The uplink, with ``size`` bytes and those of a query, by asking for the plan once more. Returns whether that
+        told its rate, and not only that it is faster.
 
         Raises:
             Failure: the server does not answer.
         """
         query = self._query(served.link, self._held())
         planned = self._transport.plan(query, self._answer, timeout_s, padding=size)
-        self._meter.sent(size, 0, planned.seconds)
+        return self._meter.probed(len(query.padded(size)), planned.seconds)
 
     def _query(self, link: Link, held: bytes | None) -> PlanQuery:
         fields = self._fields if link == self._request.link else self._fields | {"link": dataclasses.asdict(link)}

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("qpart_fx.device")
 
-_PINGS = 2
+_PINGS = 3
+"""Of each look: most of those that the meter counts, so that they say how late a busy server is now."""
+
 _PING_S = 2.0
 _PLAN_S, _REFRESH_S = 60.0, 20.0
 """For the first plan, and for another one: the server may have to make its head first."""
 
 _LEAST_GAP_S = 0.5
 """Between queries for plans because of the link."""
+
+_QUIET_S = 2.0
+"""For calls under way to end before the link is measured: pings that wait behind one's own messages say nothing."""
+
+_LEAST_DOUBT_S = 2.0
+"""Between measurements because messages are too short to tell how fast the link is."""
 
 _LONGEST_WAIT_S = 3600.0
 
@@ -37,7 +45,7 @@ LASTING = {Kind.REFUSED, Kind.INFEASIBLE, Kind.FORGOTTEN, Kind.UNFIT}
 
 _LASTING_REST_S = 5.0
 
-_PROBE_BYTES, _PROBE_S = 48 * 1024, 0.2
+_PROBE_BYTES, _PROBE_S = 60 * 1024, 0.2
 """Of the padding that measures the uplink: what takes so long at the rate believed in, so many bytes at most."""
 
 
@@ -85,11 +93,20 @@ class Keeper:
         return self._closed
 
     def transferred(self) -> None:
-        """The meter knows more: ask for another plan if the link is not what the plan in use was made for."""
-        self._unmeasured = False
-        if self._wanted or time.monotonic() - self._looked < _LEAST_GAP_S or self._changed_link() is None:
+        """The meter knows more: ask for another plan if the link is not what the plan in use was made for, and measure
+        it if it may be none of what is known."""
+        doubtful = self._meter.doubtful and self._replanning is not None
+        self._unmeasured = self._unmeasured and doubtful
+        since = time.monotonic() - self._looked
+        if self._wanted or since < _LEAST_GAP_S:
             return
-        _LOG.info("the link is now %s: asking for another plan", self._meter.estimate)
+        if doubtful and since >= _LEAST_DOUBT_S:
+            _LOG.info("messages are too short to tell how fast the link is: measuring it")
+            self._unmeasured = True
+        elif self._changed_link() is not None:
+            _LOG.info("the link is now %s: asking for another plan", self._meter.estimate)
+        else:
+            return
         with self.changed:
             self._wanted = True
             self.changed.notify_all()
@@ -170,18 +187,28 @@ class Keeper:
             ArtifactError: it is of no use.
         """
         self._transport.ping(_PING_S)  # which may have to connect first
-        for _ in range(_PINGS):
-            self._meter.pinged(self._transport.ping(_PING_S))
-        self._is_there = True
-        measure, self._unmeasured = self._unmeasured, True
-        link = self._changed_link() or self._link
-        self._plan(link)
-        if measure and self._replanning is not None and self._served is not None:
-            size = int(min(_PROBE_BYTES, link.uplink_bps / 8 * _PROBE_S))
-            self._holdings.measure(self._served, size, _REFRESH_S)
-            if (changed := self._changed_link()) is not None:
-                self._plan(changed)
+        with self._transport.quiet(_QUIET_S) as alone:
+            pings = [self._transport.ping(_PING_S) for _ in range(_PINGS if alone or self._served is None else 0)]
+            self._meter.pinged(*pings)
+            self._is_there = True
+            measure, self._unmeasured = self._unmeasured or not self._meter.tells, True
+            if measure and self._replanning is not None and self._served is not None:
+                self._measure(self._served)
+        self._plan(self._changed_link() or self._link)
         self._look_again(self._refresh_s)
+
+    def _measure(self, served: Served) -> None:
+        """The uplink, with more bytes as long as it turns out to be faster than they can tell.
+
+        Raises:
+            Failure: the server does not answer.
+        """
+        size = 0
+        while size < _PROBE_BYTES:
+            bps = self._meter.estimate.uplink_bps or served.link.uplink_bps
+            size = int(min(_PROBE_BYTES, max(bps / 8 * _PROBE_S, 2 * size)))
+            if self._holdings.measure(served, size, _REFRESH_S):
+                return
 
     def _changed_link(self) -> Link | None:
         """What the link was measured to be, if that is not what the plan in use was made for."""

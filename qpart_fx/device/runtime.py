@@ -18,7 +18,8 @@ from ..head_file import ONNX_GRAPH, Head, read_head
 from ..message import DTYPES, require_rate, write_message
 from ..plan_summary import PlanSummary
 from ..stored_tensor import ChannelTensor, PlainTensor, StoredTensor, UniformTensor
-from .arrays import Array, Rounded, plain, rounded
+from .arrays import Array, Rounded, plain
+from .coding import Coding
 
 try:
     import onnxruntime
@@ -128,6 +129,7 @@ class HeadRuntime:
         self._session = _session(head, threads)
         _give_back()
         self._outputs = read_checked(lambda: [_Output.of(record) for record in head.graph["outputs"]])
+        self._codings = [Coding() for _ in self._outputs]
         self.inputs = read_checked(lambda: tuple(_input(each) for each in self._session.get_inputs()))
         made = read_checked(lambda: [_input(each) for each in self._session.get_outputs()])
         if [each.name for each in self._outputs] != [each.name for each in made] or not all(
@@ -173,7 +175,7 @@ class HeadRuntime:
 
         Args:
             uplink_bps: the link's rate, bits a second: values are entropy-coded where that saves more time on the link
-                than it takes; never if it is None.
+                than it takes, as far as calls before have shown; never if it is None.
 
         Raises:
             RequestError: the arguments are not what the head takes, or give NaN where floats are rounded. Where the
@@ -185,14 +187,14 @@ class HeadRuntime:
     def pack(self, made: list[Array], uplink_bps: float | None = None) -> bytes:
         """The message of what the graph returned."""
         values = []
-        for output, each in zip(self._outputs, made, strict=True):
+        for output, coding, each in zip(self._outputs, self._codings, made, strict=True):
             if output.grid is None:
                 values.append(plain(each))
                 continue
             codes = output.codes(each)
             if not output.as_codes and np.isnan(codes).any():
                 raise RequestError(f"'{output.name}' is NaN for these inputs, and cannot be sent")
-            values.append(rounded(codes, output.grid, uplink_bps))
+            values.append(coding.write(codes, output.grid, uplink_bps))
         return write_message(values)
 
     def _run(self, args: tuple[Array, ...], kwargs: Mapping[str, Array]) -> list[Array]:

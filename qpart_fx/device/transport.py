@@ -130,6 +130,39 @@ class Transport:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._closed = False
+        self._quiet = threading.Condition()
+        self._sending = 0  # calls of the tail
+        self._held = False
+
+    @contextmanager
+    def quiet(self, patience_s: float) -> Iterator[bool]:
+        """While this lasts, calls of the tail wait before they are sent: what is measured then has the link to itself.
+        Gives whether those under way have ended within ``patience_s``; if not, no call waits."""
+        with self._quiet:
+            self._held = True
+            alone = self._quiet.wait_for(lambda: not self._sending, patience_s)
+            self._held = alone
+            self._quiet.notify_all()
+        try:
+            yield alone
+        finally:
+            with self._quiet:
+                self._held = False
+                self._quiet.notify_all()
+
+    @contextmanager
+    def _sent(self, timeout_s: float) -> Iterator[float]:
+        """For a call of the tail: waits while the link is to be quiet; gives the seconds that are left to it."""
+        start = time.monotonic()
+        with self._quiet:
+            self._quiet.wait_for(lambda: not self._held, timeout_s)
+            self._sending += 1
+        try:
+            yield max(timeout_s - (time.monotonic() - start), 0.001)
+        finally:
+            with self._quiet:
+                self._sending -= 1
+                self._quiet.notify_all()
 
     def ping(self, timeout_s: float) -> float:
         """Seconds that a call without a message takes.
@@ -212,9 +245,9 @@ class Transport:
         key = uuid.uuid4().hex
         said, sent = _introduced(message, introduces)
         metadata = self._metadata((protocol.PLAN, plan_id), (protocol.CALL, key), *said)
-        start = time.perf_counter()
-        with self._call() as connection:
-            answer, call = connection.unary(protocol.INFER_METHOD).with_call(sent, timeout=timeout_s, metadata=metadata)
+        with self._sent(timeout_s) as left_s, self._call() as connection:
+            start = time.perf_counter()
+            answer, call = connection.unary(protocol.INFER_METHOD).with_call(sent, timeout=left_s, metadata=metadata)
             seconds = time.perf_counter() - start
             told = _metadata_of(call)
             if (

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import prod
 from typing import Any
 
+import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from .. import __version__
 from ..memory_layout import MemoryLayout
@@ -42,12 +43,16 @@ _CONTENTS = {
     "UINT8": ("uint_contents", "u1"), "BOOL": ("bool_contents", "?"),
 }  # fmt: skip
 
+Work = Callable[[Any, Any, dict[str, Any], Client], Awaitable[Any]]
+
+_SERVICE = "inference.GRPCInferenceService"
+
 _MESSAGE = "message"
 _MOST_DIMENSIONS = 32
 _SIZE_OF = {"float16": 2, "bfloat16": 2} | {name: np.dtype(name).itemsize for name in _DATATYPES if name != "bfloat16"}
 
 
-class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
+class OipService:
     """Health, metadata and inference; what else the protocol has is not implemented.
 
     Args:
@@ -56,23 +61,27 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
 
     def __init__(self, catalog: Catalog, plans: Plans, runner: Runner, gate: Gate, ready: Callable[[], bool]) -> None:
         self._catalog, self._plans, self._runner, self._ready = catalog, plans, runner, ready
-        methods: dict[str, Callable[[Any, Any, dict[str, Any], Client], Awaitable[Any]]] = {
-            "ServerMetadata": self._server_metadata,
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._infer,
+        self._methods = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": gate.unary("ServerMetadata", _of_messages(self._server_metadata)),
+            "ModelReady": gate.unary("ModelReady", _of_messages(self._model_ready)),
+            "ModelMetadata": gate.unary("ModelMetadata", _of_messages(self._model_metadata)),
+            "ModelInfer": gate.unary("ModelInfer", _of_messages(self._infer)),
         }
-        for name, work in methods.items():
-            setattr(self, name, gate.unary(name, work))
 
     def add_to(self, server: Any) -> None:
         """Let ``server`` answer."""
-        add_GRPCInferenceServiceServicer_to_server(self, server)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(method, _reader(getattr(pb, f"{name}Request")), _written)
+            for name, method in self._methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
 
-    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's
+    async def _server_live(self, request: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def _server_ready(self, request: Any, context: Any) -> Any:
         return pb.ServerReadyResponse(ready=self._ready())
 
     async def _server_metadata(self, request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
@@ -120,6 +129,35 @@ class OipService(GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has 
         if record.model.name != name:
             raise not_found(f"the model {name[:128]!r} has no such version")
         return record
+
+
+def _reader(message: Any) -> Callable[[bytes], Any]:
+    """Reads messages of a type; bytes that are none are given as they are, for :func:`_of_messages` to refuse. What is
+    raised here gRPC itself would log, with all that led there."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            return data
+
+    return read
+
+
+def _written(message: Any) -> bytes:
+    written: bytes = message.SerializeToString()
+    return written
+
+
+def _of_messages(work: Work) -> Work:
+    """``work``, which is given no bytes that could not be read."""
+
+    async def checked(request: Any, context: Any, metadata: dict[str, Any], client: Client) -> Any:
+        if isinstance(request, bytes):
+            raise invalid("the bytes are no message of this method")
+        return await work(request, context, metadata, client)
+
+    return checked
 
 
 def _given(tail: Signature, request: Any) -> Given:

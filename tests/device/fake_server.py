@@ -30,12 +30,14 @@ Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 @dataclass
 class Misbehaviour:
     """``refuse``: what calls of a method end in. ``say``: what the tail's answer becomes. ``key``: the call's key
-    that is echoed. ``delay_s``: before an answer of the tail. ``spoil_head``: what a head's bytes become."""
+    that is echoed. ``delay_s``: before an answer of the tail. ``late_s``: before a call is looked at, as where the
+    event loop is busy: the server does not know of it. ``spoil_head``: what a head's bytes become."""
 
     refuse: dict[str, Refusal] = field(default_factory=dict)
     say: Callable[[bytes], bytes] = bytes
     key: Callable[[str], str] = str
     delay_s: float = 0.0
+    late_s: float = 0.0
     spoil_head: Callable[[bytes], bytes] = bytes
 
 
@@ -109,6 +111,7 @@ class FakeServer:
         self._server.wait_for_termination()
 
     def _entered(self, name: str, context: Any) -> None:
+        time.sleep(self.misbehaviour.late_s)
         self.asked.append(name)
         if (refusal := self.misbehaviour.refuse.get(name)) is not None:
             code, words, metadata = refusal
@@ -121,6 +124,7 @@ class FakeServer:
 
     def _plan(self, packed: bytes, context: Any) -> bytes:
         self._entered("Plan", context)
+        start = time.perf_counter()
         query = PlanQuery.decode(without_introduction(packed, context))
         self.queries.append(query)
         if query.model != "model":
@@ -137,6 +141,7 @@ class FakeServer:
             known = self._answers.get(query.knows or "")
             self._answers[answer.hash] = answer
         metadata = [(protocol.HASH, answer.hash), (protocol.CHECK, protocol.check_of(packed))]
+        metadata.append((protocol.SERVER_S, f"{time.perf_counter() - start}"))
         if known is not None:
             metadata.append((protocol.KNOWN, known.hash))
         context.set_trailing_metadata(metadata)

@@ -421,6 +421,26 @@ def test_a_link_on_which_no_plan_is_good_enough_keeps_the_one_there_is(server: F
             assert right(server, client.answer(images()), images())
 
 
+def test_a_server_that_is_late_with_everything_is_no_slow_link(server: FakeServer) -> None:
+    slow = replace(REQUEST, link=qpart.Link(uplink_bps=50e6, downlink_bps=50e6))
+    with made(server, request=slow, replanning=Replanning()) as client:
+        client.prepare()
+        server.misbehaviour = Misbehaviour(late_s=0.2)  # most of which no message of this size takes
+        for _ in range(12):
+            assert right(server, client.answer(images()), images())
+    assert all(query.request["link"]["uplink_bps"] >= 50e6 / 1.5 for query in server.queries)
+
+
+def test_a_link_that_short_messages_do_not_measure_is_measured(server: FakeServer) -> None:
+    slow = replace(REQUEST, link=qpart.Link(uplink_bps=1e5, downlink_bps=1e5))
+    with made(server, request=slow, replanning=Replanning()) as client:
+        client.prepare()
+        until = time.monotonic() + PATIENCE_S
+        while server.queries[-1].request["link"]["uplink_bps"] < 1e6 and time.monotonic() < until:
+            assert right(server, client.answer(images(0, 1)), images(0, 1))
+    assert server.queries[-1].request["link"]["uplink_bps"] >= 1e6
+
+
 # The end
 
 

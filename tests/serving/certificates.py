@@ -25,15 +25,16 @@ class Authority:
     def key(self) -> Path:
         return self.folder / f"{self.name}.key"
 
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """A certificate for localhost of someone called ``name``, and its key."""
+    def sign(self, name: str, *, days: int = 2) -> tuple[Path, Path]:
+        """A certificate for localhost of someone called ``name``, and its key. ``days``: that it is valid from now on;
+        below 0 it has expired."""
         certificate, key, wish = (self.folder / f"{name}.{ending}" for ending in ("pem", "key", "csr"))
         _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", wish, "-subj", f"/CN={name}")
         extension = self.folder / f"{name}.ext"
         extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
         _openssl(
-            "x509", "-req", "-in", wish, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", "2",
-            "-extfile", extension, "-out", certificate,
+            "x509", "-req", "-in", wish, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
+            "-days", str(days), "-extfile", extension, "-out", certificate,
         )  # fmt: skip
         return certificate, key
 

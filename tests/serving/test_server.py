@@ -21,8 +21,9 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 
 import qpart_fx as qpart
+from benchmarks.serving.fuzz import fuzz
 from qpart_fx.checksum import checksum
-from qpart_fx.device import HeadRuntime
+from qpart_fx.device import Client, HeadRuntime
 from qpart_fx.head_update import apply_update
 from tests.networks import images
 
@@ -119,9 +120,9 @@ def test_requests_that_differ_in_prices_alone_share_a_head(caller: Caller) -> No
     assert one.plan_id == other.plan_id
 
 
-def test_many_devices_at_once_get_their_own_plans_and_answers(caller: Caller) -> None:
-    budgets, rates = (0.005, 0.02, 0.1, 0.3), np.geomspace(1e5, 1e8, 4)
-    clocks = (1e7, 1e8, 1e9, 1e10)
+def of_many_devices() -> list[qpart.Request]:
+    """64 that differ in budgets, links and speeds."""
+    budgets, rates, clocks = (0.005, 0.02, 0.1, 0.3), np.geomspace(1e5, 1e8, 4), (1e7, 1e8, 1e9, 1e10)
     requests = [
         middle(
             max_accuracy_drop=budget,
@@ -131,6 +132,12 @@ def test_many_devices_at_once_get_their_own_plans_and_answers(caller: Caller) ->
         for budget in budgets for rate in rates for clock in clocks
     ]  # fmt: skip
     assert len(requests) == 64
+    profile().plan(requests[0])  # its tables, before threads want them
+    return requests
+
+
+def test_many_callers_at_once_get_their_own_plans_and_answers(caller: Caller) -> None:
+    requests = of_many_devices()
 
     def one(place: int) -> None:
         x = images(1 + place % 3, seed=place)
@@ -143,9 +150,30 @@ def test_many_devices_at_once_get_their_own_plans_and_answers(caller: Caller) ->
         for _ in range(4):
             np.testing.assert_allclose(caller.output(answer, message), expected, rtol=1e-4, atol=1e-4)
 
-    profile().plan(requests[0])  # its tables, before threads want them
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(one, range(64)))
+
+
+def test_many_devices_at_once_get_their_own_plans_and_answers(server: Running) -> None:
+    """Clients as devices have them, each with a plan, a head and a connection of its own, all at the same time."""
+    requests, together = of_many_devices(), threading.Barrier(64)
+
+    def one(place: int) -> str:
+        x = images(1 + place % 3, seed=place)
+        with Client(
+            f"127.0.0.1:{server.port}", "net", requests[place], replanning=None, timeout_s=PATIENCE_S, threads=1
+        ) as client:
+            plan = client.prepare(PATIENCE_S)
+            assert plan == without_prices(profile().plan(requests[place]))
+            with torch.no_grad():
+                expected = profile().compile(plan, progress=False)(x).numpy()
+            together.wait(PATIENCE_S)
+            for _ in range(8):
+                np.testing.assert_allclose(client(x.numpy()), expected, rtol=1e-5, atol=1e-6)
+            return ", ".join(plan.cut)
+
+    with ThreadPoolExecutor(64) as pool:
+        assert len(set(pool.map(one, range(64)))) > 1
 
 
 def test_infeasible_requests_name_the_limit(caller: Caller) -> None:
@@ -285,6 +313,21 @@ def test_ordinary_clients_are_told_their_mistakes(server: Running) -> None:
         assert "profiled" in told([1, 3, 80, 80], np.float32, "FP32")
         wanted = [triton.InferRequestedOutput("nothing")]
         assert "nothing" in told([1, 3, 8, 8], np.float32, "FP32", outputs=wanted)
+
+
+@pytest.mark.parametrize("method", ["ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer"])
+def test_bytes_that_are_no_message_are_the_callers_mistake(server: Running, caller: Caller, method: str) -> None:
+    said = len(server.lines)
+    status, words = refused(caller.channel.unary_unary(f"/inference.GRPCInferenceService/{method}"), b"\x0a\xff")
+    assert (status, words) == ("INVALID_ARGUMENT", "the bytes are no message of this method")
+    assert not [line for line in server.lines[said:] if "Traceback" in line]
+
+
+def test_mutations_of_all_messages_harm_nobody() -> None:
+    """``python -m benchmarks.serving.fuzz`` sends as many as are wished."""
+    found = fuzz(1000)
+    assert (found.wrong, found.ended) == ([], False)
+    assert sum(counts.total() for counts in found.statuses.values()) == 1000
 
 
 def test_health_is_what_starters_of_servers_ask(caller: Caller) -> None:
