@@ -312,8 +312,8 @@ async def _status(channel: Any, kind: Kind, message: bytes) -> tuple[str, str]:
     try:
         if kind.streams:
             stream = channel.unary_stream(kind.method)(message, metadata=kind.metadata, timeout=60)
+            metadata = dict(await stream.initial_metadata())  # first: behind an empty stream, grpc.aio may have lost it
             answer = b"".join([chunk async for chunk in stream])
-            metadata = dict(await stream.initial_metadata())
         else:
             call = channel.unary_unary(kind.method)(message, metadata=kind.metadata, timeout=60)
             answer = await call
