@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections import Counter
@@ -96,5 +97,6 @@ def nearest(images: Array, centres: Array) -> Array:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background may ignore it
     with suppress(KeyboardInterrupt):
         Device(json.loads(Path(sys.argv[1]).read_text())).run()

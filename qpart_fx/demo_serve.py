@@ -150,7 +150,11 @@ class _Device:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)
-        self._process.wait()
+        try:
+            self._process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._printing.join()
 
     def _print(self) -> None:
