@@ -29,6 +29,9 @@ _SECONDS = 0.25
 _LEAST = 7
 """Runs of each network, at least."""
 
+_PAUSE_S = 0.03
+"""Between runs of whole networks: they are then as cold as those of a device that waits for its answers meanwhile."""
+
 _USUAL, _REWEIGHTED = 0.1, 10
 """The share by which a block is off as a rule, and how often those that are off by more are given less weight."""
 
@@ -92,16 +95,17 @@ def calibrate(
 
 
 def _in_networks(rates: Floats, kinds: list[str], integers: bool, threads: int | None) -> float:
-    """By what factor layers take longer in whole networks than in blocks of one kind, which stay in the cache."""
+    """By what factor layers take longer in whole networks, now and then, than in blocks of one kind, one after the
+    other, which stay in the cache."""
     ratios = []
     for network in networks():
-        counts, seconds = _measure(network, integers, threads)
+        counts, seconds = _measure(network, integers, threads, _PAUSE_S)
         fitted = sum(float(rates.reshape(len(kinds), _COUNTS)[kinds.index(kind)] @ row) for kind, row in counts.items())
         ratios.append(seconds / fitted)
     return float(np.exp(np.mean(np.log(ratios))))
 
 
-def _measure(case: Case, integers: bool, threads: int | None) -> tuple[dict[str, Floats], float]:
+def _measure(case: Case, integers: bool, threads: int | None, pause_s: float = 0.0) -> tuple[dict[str, Floats], float]:
     """What a block is made of, and the seconds that it takes."""
     times = _TIMES if case.repeats else (0, 1)
     nets = [case.net(count, integers) for count in times]
@@ -111,25 +115,27 @@ def _measure(case: Case, integers: bool, threads: int | None) -> tuple[dict[str,
         for (model, _), option in zip(nets, options, strict=True)
     ]
     x = {INPUT: np.random.default_rng(0).standard_normal(case.shape).astype(np.float32)}
-    few, many = _in_turns([partial(session.run, None, x) for session in sessions])
+    few, many = _in_turns([partial(session.run, None, x) for session in sessions], pause_s)
     blocks = times[1] - times[0]
     sums = [total(work) for _, work in nets]
     counts = {kind: (row - sums[0].get(kind, np.zeros(_COUNTS))) / blocks for kind, row in sums[1].items()}
     return counts, max(many - few, 1e-9) / blocks
 
 
-def _in_turns(runs: Sequence[Callable[[], object]]) -> list[float]:
-    """The seconds of each, when nothing else is in its way: of a tenth of the runs at most."""
+def _in_turns(runs: Sequence[Callable[[], object]], pause_s: float = 0.0) -> list[float]:
+    """The seconds of each, when nothing else is in its way: of a tenth of the runs at most. With a pause before each
+    run, those that it takes as a rule."""
     for run in (*runs, *runs):
         run()
     spent: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
-    while time.perf_counter() - start < _SECONDS or len(spent[0]) < _LEAST:
+    while time.perf_counter() - start < _SECONDS or len(spent[0]) < (2 * _LEAST if pause_s else _LEAST):
         for place, run in enumerate(runs):
+            time.sleep(pause_s)
             before = time.perf_counter()
             run()
             spent[place].append(time.perf_counter() - before)
-    return [float(np.quantile(each, 0.1)) for each in spent]
+    return [float(np.quantile(each, 0.5 if pause_s else 0.1)) for each in spent]
 
 
 def _packing(threads: int | None) -> OperatorCycles:
@@ -143,7 +149,7 @@ def _packing(threads: int | None) -> OperatorCycles:
         session = onnxruntime.InferenceSession(case.net(1, integers=False)[0], options, ["CPUExecutionProvider"])
         x = {INPUT: np.random.default_rng(0).standard_normal((1, size)).astype(np.float32)}
 
-        spent.append(_in_turns([partial(_pack, session, x, grid)])[0])
+        spent.append(_in_turns([partial(_pack, session, x, grid)], _PAUSE_S)[0])
     table = np.array([NodeWork("packing", 0, 4 * size, 0).counts for size in sizes], dtype=np.float64)
     return OperatorCycles(*_fit(table, np.array(spent)).tolist())
 
