@@ -3,7 +3,7 @@
 Calibrates, with floats and with 8-bit values inside, profiles networks, and for every tenth cut of one value prints the
 seconds that the plan predicts for the device, those that the head takes from its input to the bytes that it sends, and
 how far they are apart. Both are measured as on a device, in processes without torch, which change how fast memory is.
-Times are those of a tenth of the runs at most, in turns, on one thread.
+Times are medians of runs with pauses between them, as calls come, in turns, on one thread.
 """
 
 from __future__ import annotations
