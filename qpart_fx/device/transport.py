@@ -28,6 +28,9 @@ _MAX_ANSWER = 1 << 28
 _STALL_S = 20.0
 """A stream of which nothing has come for so long is given up."""
 
+_HELD_SHARE = 0.25
+"""Of its time, that a call waits at most while the link is measured."""
+
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
     ("grpc.enable_retries", 0),  # who calls decides
@@ -136,8 +139,8 @@ class Transport:
 
     @contextmanager
     def quiet(self, patience_s: float) -> Iterator[bool]:
-        """While this lasts, calls of the tail wait before they are sent: what is measured then has the link to itself.
-        Gives whether those under way have ended within ``patience_s``; if not, no call waits."""
+        """While this lasts, calls of the tail wait before they are sent, for a part of their time at most: what is measured
+        then has the link to itself. Gives whether those under way have ended within ``patience_s``; if not, no call waits."""
         with self._quiet:
             self._held = True
             alone = self._quiet.wait_for(lambda: not self._sending, patience_s)
@@ -152,10 +155,10 @@ class Transport:
 
     @contextmanager
     def _sent(self, timeout_s: float) -> Iterator[float]:
-        """For a call of the tail: waits while the link is to be quiet; gives the seconds that are left to it."""
+        """For a call of the tail: waits while the link is to be quiet, for a part of its time; gives the seconds left."""
         start = time.monotonic()
         with self._quiet:
-            self._quiet.wait_for(lambda: not self._held, timeout_s)
+            self._quiet.wait_for(lambda: not self._held, _HELD_SHARE * timeout_s)
             self._sending += 1
         try:
             yield max(timeout_s - (time.monotonic() - start), 0.001)

@@ -42,7 +42,7 @@ def prepare(memory_bytes: int) -> None:
     torch.set_num_threads(1)
     import qpart_fx.backends.onnx_head
     import qpart_fx.files
-    import qpart_fx.onnx_quantizers  # noqa: F401
+    import qpart_fx.onnx_quantizers  # noqa: F401  # now, and not while the first device waits for its head
 
 
 def _end_with_the_server() -> None:
