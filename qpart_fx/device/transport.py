@@ -139,8 +139,9 @@ class Transport:
 
     @contextmanager
     def quiet(self, patience_s: float) -> Iterator[bool]:
-        """While this lasts, calls of the tail wait before they are sent, for a part of their time at most: what is measured
-        then has the link to itself. Gives whether those under way have ended within ``patience_s``; if not, no call waits."""
+        """While this lasts, calls of the tail wait before they are sent, for a part of their time at most, and what is
+        measured has the link to itself. Gives whether those under way have ended within ``patience_s``; if not, no call
+        waits."""
         with self._quiet:
             self._held = True
             alone = self._quiet.wait_for(lambda: not self._sending, patience_s)
@@ -155,7 +156,7 @@ class Transport:
 
     @contextmanager
     def _sent(self, timeout_s: float) -> Iterator[float]:
-        """For a call of the tail: waits while the link is to be quiet, for a part of its time; gives the seconds left."""
+        """For a call of the tail, which waits while the link is to be quiet: the seconds that are left to it."""
         start = time.monotonic()
         with self._quiet:
             self._quiet.wait_for(lambda: not self._held, _HELD_SHARE * timeout_s)
