@@ -16,6 +16,7 @@ import numpy as np
 
 from .drop_curve import DropCurve
 from .errors import InfeasibleError
+from .progress import progress_bar
 from .request import Request
 from .scores import ClassScores
 
@@ -33,7 +34,7 @@ def curve_held_out(profile: Profile) -> DropCurve:
     if not profile.check or not isinstance(profile.scorer, ClassScores):
         return curve
     predicted = lost = 0.0
-    for budget in _TRIED:
+    for budget in progress_bar(_TRIED, "plans on samples held out", enabled=True, unit="plan"):
         try:
             plan = profile.plan(Request.paper(budget), cut="output")
         except InfeasibleError:
