@@ -66,6 +66,16 @@ def profile(seed: int = 0) -> qpart.Profile:
     return made
 
 
+def token_row(name: str, token: str, models: object, **more: object) -> dict[str, object]:
+    """A row of a file of tokens."""
+    return {"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest(), "models": models, **more}
+
+
+def write_tokens(path: Path, *clients: Mapping[str, object]) -> None:
+    """A file of tokens."""
+    path.write_text(json.dumps({"clients": clients}))
+
+
 class Running:
     """``qpart serve``, and the lines that it has written so far."""
 

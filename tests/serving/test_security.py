@@ -14,39 +14,21 @@ import pytest
 
 from qpart_fx.cli import main
 
-from .certificates import Authority, authority
-from .running import REQUEST, Caller, Running, profile, refusal, running
+from .certificates import Authority
+from .running import REQUEST, Caller, Running, refusal, running, token_row, write_tokens
 
 TOKEN, NARROW, SLOW = (f"{word}-token-of-32-characters-or-more" for word in ("wide", "narrow", "slow"))
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("catalog")
-    profile().save(folder / "net.qpart")
-    profile().save(folder / "other.qpart")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return authority(tmp_path_factory.mktemp("ours"), "ours")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return authority(tmp_path_factory.mktemp("theirs"), "theirs")
-
-
-def client(name: str, token: str, models: object, **more: object) -> dict[str, object]:
-    return {"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest(), "models": models, **more}
-
-
-@pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokens") / "tokens.json"
-    rows = [client("wide", TOKEN, "*"), client("narrow", NARROW, ["net"]), client("slow", SLOW, "*", calls_per_s=1e-3)]
-    path.write_text(json.dumps({"clients": rows}))
+    rows = [
+        token_row("wide", TOKEN, "*"),
+        token_row("narrow", NARROW, ["net"]),
+        token_row("slow", SLOW, "*", calls_per_s=1e-3),
+    ]
+    write_tokens(path, *rows)
     return path
 
 
@@ -122,7 +104,7 @@ def test_a_client_that_calls_too_often_is_told_when_to_come_again(server: Runnin
 
 def test_a_token_that_is_taken_out_of_the_file_opens_nothing(catalog: Path, tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    path.write_text(json.dumps({"clients": [client("one", TOKEN, "*")]}))
+    write_tokens(path, token_row("one", TOKEN, "*"))
     with running(catalog, "--tokens", str(path)) as server:
         caller = Caller(server.port, token=TOKEN)
         assert status_of(caller) == "OK"

@@ -36,28 +36,16 @@ from qpart_fx.serving_protocol import (
 from tests.networks import images
 
 from .certificates import authority
-from .running import PATIENCE_S, REQUEST, Caller, Running, profile, refusal, running, split_of
+from .running import PATIENCE_S, REQUEST, Caller, Running, profile, refusal, running, split_of, token_row, write_tokens
 
 X = images(3, seed=5)
 TOKEN, NARROW = "wide-token-of-32-characters-or-more", "narrow-token-of-32-characters-or-more"
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("catalog")
-    profile().save(folder / "net.qpart")
-    profile().save(folder / "secret.qpart")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def servers(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Running]]:
     tokens = tmp_path_factory.mktemp("tokens") / "tokens.json"
-    rows = [
-        {"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest(), "models": models}
-        for name, token, models in (("wide", TOKEN, "*"), ("narrow", NARROW, ["net"]))
-    ]
-    tokens.write_text(json.dumps({"clients": rows}))
+    write_tokens(tokens, token_row("wide", TOKEN, "*"), token_row("narrow", NARROW, ["net"]))
     with ExitStack() as stack:
         one, other = (stack.enter_context(running(catalog, "--tokens", str(tokens))) for _ in range(2))
         yield one, other
@@ -157,7 +145,7 @@ def test_what_is_introduced_is_not_believed(callers: tuple[Caller, Caller]) -> N
         "another plan": introduction(answer, plan={**answer.plan, "layers": layers}),
         "no plan": introduction(answer, plan={"format": "qpart.plan"}),
         "a cut that does not exist": introduction(answer, plan={**answer.plan, "cut": ["nowhere"]}),
-        "another model": introduction(answer, "secret"),
+        "another model": introduction(answer, "other"),
         "no model": introduction(answer, "../net"),
         "another version": introduction(answer, model_hash="0" * 64),
     }
@@ -176,8 +164,8 @@ def test_a_plan_opens_no_model_that_the_token_does_not(servers: tuple[Running, R
         Caller(server.port, token=token)
         for server, token in ((servers[0], TOKEN), (servers[1], TOKEN), (servers[1], NARROW))
     )
-    answer = maker.plan("secret", asked(12))
-    said = introduction(answer, "secret").encode()
+    answer = maker.plan("other", asked(12))
+    said = introduction(answer, "other").encode()
     split = split_of(profile(), answer)
     message = split.pack_activation(split.head(X))
     query = PlanQuery("net", json.loads(REQUEST.to_json()), answer.head_hash).encode()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +13,8 @@ import torch
 
 from qpart_fx.device import Client, RefusedError, Tls, Unavailable
 from tests.networks import images
-from tests.serving.certificates import Authority, authority
-from tests.serving.running import PATIENCE_S, REQUEST, Running, profile, running
+from tests.serving.certificates import Authority
+from tests.serving.running import PATIENCE_S, REQUEST, Running, profile, running, token_row, write_tokens
 
 TOKEN, OTHER, NEW = (f"{word}-token-of-32-characters-or-more" for word in ("right", "other", "new"))
 
@@ -27,34 +25,9 @@ IN_VAIN_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("catalog")
-    profile().save(folder / "net.qpart")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return authority(tmp_path_factory.mktemp("ours"), "ours")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return authority(tmp_path_factory.mktemp("theirs"), "theirs")
-
-
-def write_tokens(path: Path, *tokens: str, models: Any = "*") -> None:
-    rows = [
-        {"name": token[:5], "token_sha256": hashlib.sha256(token.encode()).hexdigest(), "models": models}
-        for token in tokens
-    ]
-    path.write_text(json.dumps({"clients": rows}))
-
-
-@pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokens") / "tokens.json"
-    write_tokens(path, TOKEN)
+    write_tokens(path, token_row("one", TOKEN, "*"))
     return path
 
 
@@ -156,7 +129,7 @@ def test_a_token_may_change_while_all_runs(catalog: Path, ours: Authority, tmp_p
     """On the server first: the device falls back; then on the device, which goes on without a new start."""
     certificate, key = ours.sign("server2")
     listed, held = tmp_path / "tokens.json", tmp_path / "token"
-    write_tokens(listed, TOKEN)
+    write_tokens(listed, token_row("one", TOKEN, "*"))
     held.write_text(TOKEN)
     options = "--tls-cert", certificate, "--tls-key", key, "--tokens", listed
     with running(catalog, *map(str, options)) as server:
@@ -164,7 +137,7 @@ def test_a_token_may_change_while_all_runs(catalog: Path, ours: Authority, tmp_p
         with client_of(server, tls=tls, token=lambda: held.read_text(), fallback=len, timeout_s=5.0) as client:
             client.prepare()
             require_right(client)
-            write_tokens(listed, NEW)
+            write_tokens(listed, token_row("one", NEW, "*"))
             server.wait_for("tokens read again")
             assert client.answer(X.numpy()).source == "fallback"
             held.write_text(NEW)
@@ -174,7 +147,7 @@ def test_a_token_may_change_while_all_runs(catalog: Path, ours: Authority, tmp_p
 
 def test_a_model_that_a_token_does_not_open_is_refused(catalog: Path, ours: Authority, tmp_path: Path) -> None:
     certificate, key = ours.sign("server3")
-    write_tokens(tmp_path / "tokens.json", TOKEN, models=["other"])
+    write_tokens(tmp_path / "tokens.json", token_row("one", TOKEN, ["other"]))
     options = "--tls-cert", certificate, "--tls-key", key, "--tokens", tmp_path / "tokens.json"
     with running(catalog, *map(str, options)) as server:
         client = client_of(server, tls=Tls(ca=ours.certificate))
