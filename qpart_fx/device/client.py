@@ -21,13 +21,14 @@ from ..errors import ArtifactError, RequestError
 from ..serving_protocol import build_outputs
 from .arrays import Array
 from .breaker import Breaker, State
+from .failure import Failure, Kind
 from .fallback import Fallback, LocalModel
 from .head_cache import HeadCache
 from .holdings import Holdings, Served
 from .keeper import LASTING, Keeper, as_error
 from .link_meter import LinkEstimate, LinkMeter
 from .replanning import Replanning
-from .transport import Failure, Kind, Tls, Transport
+from .transport import Tls, Transport
 
 if TYPE_CHECKING:
     from ..plan import Plan

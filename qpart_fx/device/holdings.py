@@ -17,11 +17,12 @@ from ..errors import ArtifactError
 from ..head_update import apply_update
 from ..plan import Plan
 from ..serving_protocol import PlanAnswer, PlanQuery
+from .failure import Failure, Kind
 from .head_cache import HeadCache, hash_of
 from .introducing import Introducing
 from .link_meter import LinkMeter
 from .runtime import HeadRuntime
-from .transport import Failure, Kind, Transport
+from .transport import Transport
 
 if TYPE_CHECKING:
     from ..request import Link, Request

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ArtifactError, InfeasibleError, QPartError, RefusedError, RequestError, Unavailable
 from .breaker import Breaker, State
+from .failure import Failure, Kind
 from .holdings import Holdings, Served
 from .link_meter import LinkMeter
 from .replanning import Replanning
-from .transport import Failure, Kind, Transport
+from .transport import Transport
 
 if TYPE_CHECKING:
     from ..request import Link
@@ -187,7 +188,7 @@ class Keeper:
             ArtifactError: it is of no use.
         """
         self._transport.ping(_PING_S)  # which may have to connect first
-        with self._transport.quiet(_QUIET_S) as alone:
+        with self._transport.link.measured(_QUIET_S) as alone:
             pings = [self._transport.ping(_PING_S) for _ in range(_PINGS if alone or self._served is None else 0)]
             self._meter.pinged(*pings)
             self._is_there = True

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from .. import serving_protocol as protocol
 from ..errors import ArtifactError, MissingDependencyError, RequestError
 from ..serving_protocol import HeadQuery, PlanAnswer, PlanQuery
 from .arrays import unpack_arrays
+from .failure import Failure, Kind
+from .quiet_link import QuietLink
 
 try:
     import grpc
@@ -28,9 +29,6 @@ _MAX_ANSWER = 1 << 28
 _STALL_S = 20.0
 """A stream of which nothing has come for so long is given up."""
 
-_HELD_SHARE = 0.25
-"""Of its time, that a call waits at most while the link is measured."""
-
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
     ("grpc.enable_retries", 0),  # who calls decides
@@ -40,27 +38,6 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-
-
-class Kind(Enum):
-    """What a failure means for who called.
-
-    ``BROKEN``: the connection, or what came over it. ``LATE``: the time is up. ``OVERLOADED``: later. ``FORGOTTEN``:
-    the server does not know the plan. ``REFUSED``: who asks, or what. ``INFEASIBLE``: no plan meets the request.
-    ``UNFIT``: the server cannot read what was sent, or the link altered it.
-    """
-
-    BROKEN, LATE, OVERLOADED, FORGOTTEN, REFUSED, INFEASIBLE, UNFIT = range(7)
-
-
-class Failure(Exception):  # noqa: N818  # an outcome, which never leaves this package
-    """A call without an answer. ``rest_s``: seconds in which the server wants no other one."""
-
-    def __init__(self, kind: Kind, words: str, *, rest_s: float = 0.0, limit: str | None = None) -> None:
-        super().__init__(words)
-        self.kind = kind
-        self.rest_s = rest_s
-        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -117,6 +94,7 @@ class Transport:
 
     Attributes:
         servers: that the target names; behind a name of DNS there may be more.
+        link: which calls of the tail keep from using while it is measured.
 
     Raises:
         RequestError: a token over an open connection to another machine; or what :meth:`Tls.credentials` raises.
@@ -133,40 +111,7 @@ class Transport:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._closed = False
-        self._quiet = threading.Condition()
-        self._sending = 0  # calls of the tail
-        self._held = False
-
-    @contextmanager
-    def quiet(self, patience_s: float) -> Iterator[bool]:
-        """While this lasts, calls of the tail wait before they are sent, for a part of their time at most, and what is
-        measured has the link to itself. Gives whether those under way have ended within ``patience_s``; if not, no call
-        waits."""
-        with self._quiet:
-            self._held = True
-            alone = self._quiet.wait_for(lambda: not self._sending, patience_s)
-            self._held = alone
-            self._quiet.notify_all()
-        try:
-            yield alone
-        finally:
-            with self._quiet:
-                self._held = False
-                self._quiet.notify_all()
-
-    @contextmanager
-    def _sent(self, timeout_s: float) -> Iterator[float]:
-        """For a call of the tail, which waits while the link is to be quiet: the seconds that are left to it."""
-        start = time.monotonic()
-        with self._quiet:
-            self._quiet.wait_for(lambda: not self._held, _HELD_SHARE * timeout_s)
-            self._sending += 1
-        try:
-            yield max(timeout_s - (time.monotonic() - start), 0.001)
-        finally:
-            with self._quiet:
-                self._sending -= 1
-                self._quiet.notify_all()
+        self.link = QuietLink()
 
     def ping(self, timeout_s: float) -> float:
         """Seconds that a call without a message takes.
@@ -249,7 +194,7 @@ class Transport:
         key = uuid.uuid4().hex
         said, sent = _introduced(message, introduces)
         metadata = self._metadata((protocol.PLAN, plan_id), (protocol.CALL, key), *said)
-        with self._sent(timeout_s) as left_s, self._call() as connection:
+        with self.link.used(timeout_s) as left_s, self._call() as connection:
             start = time.perf_counter()
             answer, call = connection.unary(protocol.INFER_METHOD).with_call(sent, timeout=left_s, metadata=metadata)
             seconds = time.perf_counter() - start

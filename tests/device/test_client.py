@@ -238,7 +238,7 @@ def test_a_late_answer_is_none(server: FakeServer) -> None:
 def test_a_call_does_not_come_too_late_since_the_link_is_measured(server: FakeServer) -> None:
     with made(server, timeout_s=2.0, fallback=lesser) as client:
         client.prepare()
-        with client._transport.quiet(1.0) as alone:  # as long as it takes
+        with client._transport.link.measured(1.0) as alone:  # as long as it takes
             assert alone
             assert client.answer(images()).source == "server"
 
