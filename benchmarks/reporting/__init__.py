@@ -1,4 +1,4 @@
-"""One report of all experiments, ``benchmarks/report/``: each writes its section, and all that are there make the whole.
+"""One report of all experiments, ``benchmarks/report/``: each writes its section, and those that are there make it all.
 
     python -m benchmarks.reporting
 
