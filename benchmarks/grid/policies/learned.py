@@ -1,0 +1,214 @@
+"""Policies that change the network itself: a learned codec at the cut, or fewer neurons."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from benchmarks.planning.subjects import Data
+from qpart_fx.calibration import Batch
+from qpart_fx.meta import info
+from qpart_fx.replay import Replay
+
+from ..cells import Cells
+from ..networks import FLOAT_BITS, Network, budget_of_drop
+from ..options import Decision, Made, Options, least
+from .floats import float_cuts
+from .policy import Policy, decision
+
+_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The best linear encoder and decoder of a value's channels, found on ``known`` samples: its first ``kept``
+    principal components, each in 8 bits between the ends seen there. Channels lie along dimension 1; of sequences,
+    along the last."""
+
+    mean: Tensor
+    components: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, kept: int) -> Codec:
+        rows = _as_rows(values).double()
+        mean = rows.mean(0)
+        _, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean))
+        components = vectors.flip(1)[:, :kept]
+        codes = (rows - mean) @ components
+        parts = (mean, components, codes.amin(0), codes.amax(0))
+        return cls(*(part.to(values.dtype) for part in parts))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Encoded and decoded."""
+        rows = _as_rows(values)
+        step = (self.high - self.low).clamp_min(1e-12) / 255
+        codes = (((rows - self.mean) @ self.components - self.low) / step).round().clamp(0, 255) * step + self.low
+        decoded = codes @ self.components.T + self.mean
+        if values.dim() == 4:
+            return decoded.reshape(values.movedim(1, -1).shape).movedim(-1, 1)
+        return decoded.reshape(values.shape)
+
+
+def _as_rows(values: Tensor) -> Tensor:
+    return (values.movedim(1, -1) if values.dim() == 4 else values).reshape(-1, channels(values))
+
+
+def channels(values: Tensor) -> int:
+    """How many of them a value has."""
+    return values.shape[1] if values.dim() == 4 else values.shape[-1]
+
+
+class DeepCod(Policy):
+    """DeepCOD (SenSys'20): a float head, an encoder on the device and a decoder on the server at each cut of the chain;
+    of these the one of least latency that loses 1 % at most.
+
+    Its trained encoder and decoder are replaced by the best linear ones, in closed form, in 8 bits; of ratios from 2 to
+    16 each cut has the largest that loses 1 % at most on known samples. A cut that none does has no codec in this
+    policy, and its float value is sent.
+    """
+
+    ratios = (2, 4, 8, 16)
+    most_lost = 0.01
+
+    def decide(self, network: Network, cells: Cells) -> Decision:
+        options = Options.together([float_cuts(network), *self._coded(network)])
+        return decision(options, least(cells.time_s(options), cells.fits(options)), cells)
+
+    def _coded(self, network: Network) -> list[Options]:
+        plain, found = float_cuts(network), []
+        replays = _replays(network.profile.graph, network.tried)
+        for place in range(len(network.layers)):
+            names = [name for name in network.profile.cuts[place].cut.crossing if name in network.profile.ranges]
+            values = {name: torch.cat([replay.value(name) for replay, _ in replays]) for name in names}
+            if not names or any(channels(value) < 2 or not value.is_floating_point() for value in values.values()):
+                continue
+            best = None
+            for ratio in self.ratios:
+                kept = {name: max(1, channels(value) // ratio) for name, value in values.items()}
+                codecs = {name: Codec.of(value, kept[name]) for name, value in values.items()}
+                output = torch.cat([
+                    replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
+                    for replay, _ in replays
+                ])  # fmt: skip
+                lost = network.drop(output, network.tried).mean
+                if lost > self.most_lost:
+                    break
+                best = kept, codecs, lost
+            if best is None:
+                continue
+            kept, codecs, lost = best
+            count = len(network.tried[0])
+            positions = {name: value.numel() / count / channels(value) for name, value in values.items()}
+            macs = sum(positions[name] * channels(value) * kept[name] for name, value in values.items())
+            weights = FLOAT_BITS * sum(channels(value) * (kept[name] + 1) for name, value in values.items())
+            sent = 8 * sum(positions[name] * kept[name] for name in values)
+            found.append(
+                Options(
+                    [partial(_with_codecs, network.profile.graph, codecs)],
+                    plain.device_macs[place, None] + macs,
+                    plain.server_macs[place, None] + macs,
+                    plain.download_bits[place, None] + weights,
+                    np.array([sent + network.exact_bits[place]]),
+                    plain.memory_bytes[place, None] + weights / 8,
+                    np.array([budget_of_drop(lost)]),
+                )
+            )
+        return found
+
+
+class Pruning(Policy):
+    """Model pruning (2-step pruning; Ren et al.): a float head with fewer neurons, at each cut of the chain; of those
+    that keep the budget the one of least objective.
+
+    Neurons, or filters, of the least L1 norm go, the same share of every layer of the head but the network's last, and
+    none is trained again. Shares of 5 to 50 % are tried on known samples. All that a neuron was in is taken to be gone,
+    its input to the next layer too, be it depthwise or beside a short cut, which is kind to it.
+    """
+
+    shares = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+    def decide(self, network: Network, cells: Cells) -> Decision:
+        options = Options.together([float_cuts(network), *(self._pruned(network, share) for share in self.shares)])
+        allowed = cells.fits(options) & cells.keeps(options)
+        return decision(options, least(cells.objective(options), allowed), cells)
+
+    def _pruned(self, network: Network, share: float) -> Options:
+        plain, left = float_cuts(network), 1 - share
+        data = network.tried
+        pruned = without_neurons(network, share)
+        clean, changed = _replays(network.profile.graph, data), _replays(pruned, data)
+        budgets: list[float] = []
+        made: list[Callable[[], Made] | None] = []
+        inner = (network.layers > 0) & (network.layers < network.layers[-1])
+        for place, is_inner in enumerate(inner.tolist()):
+            if not is_inner:
+                budgets.append(np.inf)
+                made.append(None)
+                continue
+            names = network.profile.cuts[place].cut.crossing
+            outputs = [
+                before.with_values({name: after.value(name) for name in names})
+                for (before, _), (after, _) in zip(clean, changed, strict=True)
+            ]
+            budgets.append(budget_of_drop(network.drop(torch.cat(outputs), data).mean))
+            made.append(partial(_with_head, network.profile.graph, pruned, names))
+        head = plain.download_bits * left**2
+        return Options(
+            made,
+            plain.device_macs * left**2,
+            plain.server_macs,
+            head,
+            plain.upload_bits * left,
+            head / 8 + network.peak_bytes * left,
+            np.array(budgets),
+        ).only(np.flatnonzero(inner))
+
+
+def without_neurons(network: Network, share: float) -> GraphModule:
+    """The graph with a share of the neurons of each layer but the last at zero, those of the least L1 norm."""
+    graph = copy.deepcopy(network.profile.graph)
+    last = network.profile.layers[-1].name
+    for node in graph.graph.nodes:
+        for name in info(node).weights if node.name != last else ():
+            weight = graph.get_parameter(name)
+            if weight.dim() < 2:
+                continue
+            norms = weight.detach().flatten(1).abs().sum(1)
+            gone = norms.argsort()[: int(share * len(norms))]
+            with torch.no_grad():
+                weight[gone] = 0
+    return graph
+
+
+def _replays(graph: GraphModule, data: Data) -> list[tuple[Replay, Tensor]]:
+    return [
+        (Replay(graph, Batch((inputs,), {}, targets, len(inputs))), targets)
+        for inputs, targets in zip(data[0].split(_TOGETHER), data[1].split(_TOGETHER), strict=True)
+    ]
+
+
+def _with_codecs(graph: GraphModule, codecs: Mapping[str, Callable[[Tensor], Tensor]]) -> Made:
+    def run(inputs: Tensor) -> Tensor:
+        replay = Replay(graph, Batch((inputs,), {}, None, len(inputs)))
+        output: Tensor = replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
+        return output
+
+    return run
+
+
+def _with_head(graph: GraphModule, head: GraphModule, crossing: tuple[str, ...]) -> Made:
+    def run(inputs: Tensor) -> Tensor:
+        before, after = (Replay(each, Batch((inputs,), {}, None, len(inputs))) for each in (graph, head))
+        output: Tensor = before.with_values({name: after.value(name) for name in crossing})
+        return output
+
+    return run
