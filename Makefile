@@ -17,7 +17,7 @@ INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(PY) -m pip install
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips must not write to one environment; `make -j` is accepted and changes nothing
-.PHONY: help demo demo-serve test test-all check format bench coverage clean distclean load
+.PHONY: help demo demo-serve test test-all check format bench paper coverage clean distclean load
 
 help: ## show this list
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS=...]'
@@ -53,6 +53,9 @@ format: $(VENV)/.dev ## put the code into the style that `make check` asks for
 
 bench: $(VENV)/.dev ## run the micro-benchmarks
 	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only -m '' $(ARGS)
+
+paper: $(VENV)/.dev ## run the paper's experiments and those beyond it (ARGS: the folder of real networks and data)
+	$(PY) -m benchmarks.reproduce $(ARGS)
 
 load: $(VENV)/.dev ## measure calls a second of the server (ARGS: the folder of real networks, --rounds N)
 	$(PY) -m benchmarks.serving $(ARGS)

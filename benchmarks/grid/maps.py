@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ RIVALS = ("DADS", "uniform 8 bits", "QPART, as in the paper")
 _BUDGET, _INFERENCES = BUDGETS[2], 100
 
 
-def gain_maps(found: Outcomes, cells: Cells) -> list[Figure]:
+def gain_map(found: Outcomes, cells: Cells, report: Path) -> Figure:
     """How much cheaper our plans are than three others."""
     from matplotlib import pyplot as plt
     from matplotlib.colors import LogNorm
@@ -57,12 +58,12 @@ def gain_maps(found: Outcomes, cells: Cells) -> list[Figure]:
         f"Objective of three policies over ours: budget {100 * _BUDGET:g} %, {_INFERENCES} inferences a download, the "
         "slower server; blank where the policy refuses"
     )
-    figure = save_figure("grid-gains", title, drawing)
+    figure = save_figure("grid-gains", title, drawing, report)
     plt.close(drawing)
-    return [figure]
+    return figure
 
 
-def nearest_maps(found: Outcomes, cells: Cells) -> list[Figure]:
+def cut_map(found: Outcomes, cells: Cells, report: Path) -> Figure:
     """Where our cut lies, and which other policy comes nearest within the budget."""
     from matplotlib import pyplot as plt
 
@@ -95,9 +96,9 @@ def nearest_maps(found: Outcomes, cells: Cells) -> list[Figure]:
         "Where our plans cut, and the objective of the nearest other policy over ours: budget "
         f"{100 * _BUDGET:g} %, the slower server"
     )
-    figure = save_figure("grid-cuts", title, drawing)
+    figure = save_figure("grid-cuts", title, drawing, report)
     plt.close(drawing)
-    return [figure]
+    return figure
 
 
 def _nearest(each: Mapping[str, Outcome], cells: Cells) -> np.ndarray[Any, Any]:

@@ -193,7 +193,7 @@ def _fit(model: nn.Module, data: Data, epochs: int = 8) -> None:
 
 
 class GoogLeNetLike(nn.Module):
-    """GoogLeNet in small: a stem that halves the picture twice, then modules of four branches with pools between.
+    """GoogLeNet in small: a stem that halves the picture twice, then five modules of four branches with pools between.
 
     Input (samples, 3, 32, 32), output (samples, 10) class scores.
     """
@@ -202,8 +202,8 @@ class GoogLeNetLike(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(_convolution(3, 16, 7, 2), nn.MaxPool2d(3, 2, 1), _convolution(16, 32, 3))
         self.body = nn.Sequential(
-            _Inception(32, 48), _Inception(48, 64), nn.MaxPool2d(3, 2, 1),
-            _Inception(64, 96), _Inception(96, 96), _Inception(96, 128), nn.MaxPool2d(3, 2, 1),
+            _Inception(32, 64), nn.MaxPool2d(3, 2, 1),
+            _Inception(64, 96), _Inception(96, 128), nn.MaxPool2d(3, 2, 1),
             _Inception(128, 160), _Inception(160, 192),
         )  # fmt: skip
         self.out = nn.Linear(192, 10)

@@ -69,8 +69,7 @@ def _outcome(network: Network, cells: Cells, decision: Decision, most: int) -> O
         if make is not None:
             found = network.drop(run(make(), network.judged[0]), network.judged)
             drops[:, place] = found.mean, found.error
-    exact = np.array([make is None for make in options.made])
-    drops[:, exact] = 0.0
+    drops[:, [place for place, make in enumerate(options.made) if make is None]] = 0.0
 
     def of_cells(values: Floats) -> Floats:
         """Of the option that each cell has chosen; of a matrix, in its own row."""

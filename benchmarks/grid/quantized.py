@@ -12,6 +12,7 @@ from torch import Tensor
 import qpart_fx as qpart
 from qpart_fx.lower import lower
 from qpart_fx.noise import WIDTHS
+from qpart_fx.resolution import width_of
 
 from .networks import Floats, Network
 from .options import Integers, Made
@@ -57,12 +58,14 @@ def chain_split(network: Network, place: int, widths: Integers, sent: Integers) 
     return make
 
 
-def with_widths(network: Network, plan: qpart.Plan, weights: Mapping[str, int], sent: Mapping[str, int]) -> Made:
-    """The split of a plan, with other widths."""
+def with_widths(network: Network, plan: qpart.Plan, weights: Mapping[str, float], sent: Mapping[str, int]) -> Made:
+    """The split of a plan, with other widths, or resolutions, of its weights and other widths of what crosses."""
+    largest = network.profile.rounding.largest_width
     layers = tuple(
-        replace(layer, bits=bits, resolution=None if bits is None else float(bits), coded_bits=None)
+        replace(layer, bits=None, resolution=None, coded_bits=None)
+        if (resolution := weights.get(layer.name)) is None
+        else replace(layer, bits=width_of(resolution, largest), resolution=float(resolution), coded_bits=None)
         for layer in plan.layers
-        for bits in [weights.get(layer.name)]
     )
     return split_of(network, replace(plan, layers=layers, activation_bits=dict(sent)))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.reporting.section import Part, Section, Table
+from benchmarks.reporting.section import REPORT, Part, Section, Table
 
 from .cells import BUDGETS, INFERENCES, RATES, SERVERS, SPEEDS, Cells
-from .maps import gain_maps, nearest_maps
+from .maps import cut_map, gain_map
 from .outcome import Outcome
 from .policies import OURS, POLICIES
 
@@ -42,13 +43,13 @@ class Count:
         return cls(int(counted.sum()), len(below), float(1 - np.median(below)) if len(below) else 0.0)
 
 
-def section(found: Outcomes, cells: Cells, command: str, seconds: float) -> Section:
-    """``found``: of each network, the outcome of each policy."""
+def section(found: Outcomes, cells: Cells, command: str, seconds: float, report: Path = REPORT) -> Section:
+    """``found``: of each network, the outcome of each policy. Figures go to ``report``."""
     parts: list[Part] = [
         _words(found, cells),
         _overview(found, cells),
-        *gain_maps(found, cells),
-        *nearest_maps(found, cells),
+        gain_map(found, cells, report),
+        cut_map(found, cells, report),
         _inside(found),
         _not_best(found, cells),
         _accuracies(found, cells),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .brute_force import BruteForce
 from .fleets import ApproRR, Cob, DinaP
 from .floats import Dads, Neurosurgeon, NoOptimisation, OneSide
 from .learned import DeepCod, Pruning
@@ -34,6 +35,7 @@ POLICIES: tuple[Policy, ...] = (
     Uniform("uniform 6 bits", bits=6),
     Uniform("uniform 4 bits", bits=4),
     Uniform("uniform 8 bits, our coder", coded=True),
+    BruteForce("brute force, 2 4 6 8 bits"),
     OneSide("all on the device, float", place="device"),
     Uniform("all on the device, 8 bits", cuts=("output",)),
     OneSide("all on the server, float"),

@@ -27,7 +27,10 @@ class Ours(Policy):
             if key not in places:
                 places[key] = len(rows)
                 cut = network.profile.closed_cuts[plans.cut[cell]]
-                download, upload = 8.0 * plan.download_bytes, 8.0 * plan.upload_bytes
+                link = cells.requests[cell].link
+                # not yet rounded up to bytes, as those of all policies
+                download = plan.prices["download_time_s"] * link.downlink_bps * plan.inferences_per_download
+                upload = plan.prices["upload_time_s"] * link.uplink_bps
                 memory, budget = plan.device_memory_bytes, plan.max_accuracy_drop
                 rows.append([cut.device_macs, cut.server_macs, download, upload, memory, budget])
                 made.append(partial(split_of, network, plan))
