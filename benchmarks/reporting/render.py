@@ -50,16 +50,21 @@ def _markdown(section: Section) -> str:
 
 def _part(part: Part) -> str:
     if isinstance(part, Figure):
-        return f"![{part.title}](figures/{part.file})"
+        return f"![{_plain(part.title)}](figures/{part.file})"
     if isinstance(part, Table):
-        return f"**{part.title}**\n\n{_table(part)}"
+        return f"**{_plain(part.title)}**\n\n{_table(part)}"
     return part
 
 
 def _table(table: Table) -> str:
     ruler = [":--", *["--:"] * (len(table.names) - 1)]
     lines = [table.names, ruler, *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that is no markup, in Markdown."""
+    return html.escape(text, quote=False)
 
 
 def _page(markdown: str, report: Path) -> str:
