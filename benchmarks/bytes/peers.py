@@ -1,6 +1,7 @@
-"""Bytes of whole networks, and what they lose, by two tools of others: nncodec, and Sony's model_compression_toolkit.
+"""Bytes of whole networks, and what they lose, by three tools of others: nncodec, Sony's model_compression_toolkit, and
+NVIDIA's ModelOpt.
 
-    python -m venv ../peers && CFLAGS=-O1 ../peers/bin/pip install -r benchmarks/bytes/peers.txt
+    python -m venv ../peers && CFLAGS=-O1 ../peers/bin/pip install -r benchmarks/peers/requirements.txt
     OMP_NUM_THREADS=1 ../peers/bin/python -m benchmarks.bytes.peers DIRECTORY [--only TOOL] [--networks NAME ...]
 
 To be run from the top of the repository. The second line is for an environment of the tools' own, outside the
@@ -8,10 +9,10 @@ repository: they are no dependencies of the project. DIRECTORY is that of ``pyth
 networks, the samples to calibrate with and the samples to judge on, which no tool sees.
 
 Prints a line a setting and writes results/peers.json beside this file; earlier runs stay there until made again.
-Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing; the toolkit
-has no entropy coder, and ``coded_bytes`` are what its networks take with ours. Activations stay in float. Seconds are
-processor time of one core; nncodec's are those of the one setting, and do not tell how many have to be tried to meet an
-accuracy. It sees no data except in settings "by data": those use the calibration samples.
+Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing; only nncodec
+has an entropy coder, and ``coded_bytes`` are what the networks of the others take with ours. Activations stay in float.
+Seconds are processor time of one core; nncodec's are those of the one setting, and do not tell how many have to be
+tried to meet an accuracy. It sees no data except in settings "by data": those use the calibration samples.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, help="holds zoo.py and the data")
-    parser.add_argument("--only", choices=TOOLS, help="leave the other tool out")
+    parser.add_argument("--only", choices=TOOLS, help="leave the other tools out")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="only these")
     parser.add_argument("--settings", nargs="+", help="only those of nncodec, by name")
     parser.add_argument("--bits", nargs="+", type=float, default=(4.0, 3.5, 3.0, 2.5), help="of a weight, on average")
@@ -128,7 +129,27 @@ def toolkit(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str, 
             }
 
 
-TOOLS = {"nncodec": nncodec, "model_compression_toolkit": toolkit}
+def modelopt(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from .modelopt import rounded
+
+    judge = Judge(chosen)
+    for bits in options.bits:
+        with quiet():
+            found = rounded(chosen, bits, options.images)
+        yield {
+            "setting": "auto_quantize",
+            "bits": bits,
+            "images": found.images,
+            "layer_bits": found.layer_bits,
+            "bytes": found.bytes,
+            "weight_bytes": found.weight_bytes,
+            "coded_bytes": found.coded_bytes,
+            "seconds": found.seconds,
+            "judged": judge(found.model),
+        }
+
+
+TOOLS = {"nncodec": nncodec, "model_compression_toolkit": toolkit, "nvidia-modelopt": modelopt}
 
 
 def key(run: Mapping[str, Any]) -> tuple[Any, ...]:
