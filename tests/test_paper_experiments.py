@@ -257,14 +257,16 @@ def test_quantized_heads_are_cheapest_and_what_is_sent_grows_with_the_cut(model:
 
 def test_the_papers_sum_has_parameters_activations_twice_and_the_input() -> None:
     net = nn.Sequential(OrderedDict(first=nn.Linear(4, 3), relu=nn.ReLU(), last=nn.Linear(3, 2))).eval()
-    profile = qpart.profile(net, [torch.randn(64, 4)], progress=False)
-    plan = profile.plan(qpart.Request.paper(0.05), cut="output")
-    first, second = (layer.bits or 0 for layer in plan.layers)
-    sizes = [4, 15 + 2 * 3, 2 * 3, 8 + 2 * 2]
-    bits = [first, first, first, second]
-    plain, planned = summed_bytes(net, torch.randn(1, 4), plan)
-    assert plain == 4 * sum(sizes)
-    assert planned == sum(size * width for size, width in zip(sizes, bits, strict=True)) / 8
+    plain, planned = summed_bytes(net, torch.randn(1, 4), {"first": 5, "last": 7})
+    assert plain == 4 * (4 + (15 + 6) + 6 + (8 + 4))
+    assert planned == (5 * (4 + (15 + 6) + 6) + 7 * (8 + 4)) / 8
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="needs the extra coverage")
+def test_the_papers_sum_of_resnet18_is_that_of_table_4() -> None:
+    network = architecture("torchvision:resnet18", 1000)
+    plain, _ = summed_bytes(network, torch.zeros(1, 3, 224, 224), {"conv1": 8})
+    assert plain / 2**20 == pytest.approx(107.96, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,9 @@ _DIFFERENCES = """What differs from the paper, and what its text leaves open:
 - The auto-encoder (one dense layer each way, trained on 20,000 training digits, from principal components on, to keep
   values and answers; the smallest code that loses a point at most on the selection digits) is charged for its encoder,
   downloaded with the head, as there is one inference a download. Then it sends *more* than no optimisation. The paper
-  finds slightly less, as it would be if the device held the encoder already. One whose weights are shared between groups of neighbours
-  ("strided") sends slightly less and costs about as much as no optimisation, not more.
+  finds slightly less, as it would be if the device held the encoder already. One whose
+  weights are shared between groups of neighbours ("strided") sends slightly less and costs about as much as no
+  optimisation, not more.
 - Pruning takes the best of four rankings and leaves removed neurons' means in the biases; it is not trained
   afterwards, as QPART is not. In the paper's Table III it loses 1.16 points whatever the cut: the second variant here
   may lose as much. The third prunes the whole network step by step and trains an epoch after each. A pruned network has

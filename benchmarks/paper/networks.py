@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def _cut(network: Network, name: str, crossing: str | tuple[str, ...]) -> Cut:
         head_bytes=len(split.packed_head()),
         message_bytes=len(message),
         evidence={source: _evidence(network, split, data) for source, data in network.held.items()},
-        summed_bytes=summed_bytes(network.model, example, split.plan) if whole else None,
+        summed_bytes=summed_bytes(network.model, example, split.plan.weight_bits) if whole else None,
     )
 
 
@@ -137,29 +137,30 @@ def _evidence(network: Network, split: qpart.SplitModel, data: Data) -> Evidence
     return Evidence(found.reference, found.drop, error, found.samples)
 
 
-def summed_bytes(model: nn.Module, example: Tensor, plan: qpart.Plan) -> tuple[float, float]:
+def summed_bytes(model: nn.Module, example: Tensor, widths: Mapping[str, int]) -> tuple[float, float]:
     """Parameters, activations twice (as if for a backward pass) and input, as torchsummary adds them up, in float and
-    with every value at the width of the weighted layer before it, the input at the first one's."""
-    widths = {layer.name: layer.bits for layer in plan.layers}
-    elements: list[tuple[int, int]] = []
-    bits = next(each for each in widths.values() if each is not None)
-    elements.append((example.numel(), bits))
+    with every value at the width of the weighted layer before it, the input at the first one's.
 
-    def count(name: str) -> None:
+    As there, outputs of blocks count beside those of the layers that make them, but for plain sequences.
+    """
+    bits = next(iter(widths.values()))
+    found = [(example.numel(), bits)]
+
+    def count(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, _: object, output: Tensor) -> None:
             nonlocal bits
-            bits = widths.get(name.replace(".", "_")) or bits
-            own = sum(each.numel() for each in module.parameters(recurse=False))
-            elements.append((own + 2 * output.numel(), bits))
+            bits = widths.get(name.replace(".", "_"), bits)
+            found.append((sum(each.numel() for each in module.parameters(recurse=False)) + 2 * output.numel(), bits))
 
-        hooks.append(modules[name].register_forward_hook(hook))
+        return hook
 
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    modules = {name: module for name, module in model.named_modules() if not list(module.children())}
-    for name in modules:
-        count(name)
+    hooks = [
+        module.register_forward_hook(count(name))
+        for name, module in model.named_modules()
+        if name and not isinstance(module, nn.Sequential | nn.ModuleList)
+    ]
     with torch.no_grad():
         model(example)
-    for hook in hooks:
-        hook.remove()
-    return sum(4.0 * size for size, _ in elements), sum(size * width / 8 for size, width in elements)
+    for each in hooks:
+        each.remove()
+    return sum(4.0 * size for size, _ in found), sum(size * width / 8 for size, width in found)
