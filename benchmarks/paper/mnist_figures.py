@@ -32,8 +32,8 @@ def layerwise_reduction(plans: Mapping[str, qpart.Plan]) -> Figure:
         bars = axes.bar(left, [100 * each for each in shares], 0.36, color=COLOURS[method], label=method)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
     axes.axhspan(62, 84, color="#d9dee3", alpha=0.6, zorder=0, label="the paper's range")
-    axes.set(xlabel="layer", ylabel="smaller than float, %", ylim=(0, 112))
-    axes.legend(fontsize=8, ncols=3, loc="lower center")
+    axes.set(xlabel="layer", ylabel="smaller than float, %", ylim=(0, 108))
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 

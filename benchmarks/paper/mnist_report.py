@@ -8,7 +8,20 @@ from itertools import pairwise
 from benchmarks.reporting.section import Part, Table, save_figure
 
 from . import mnist_figures as figures
-from .mnist import AUTO_ENCODER, METHODS, NONE, OURS, PAPER, PRUNING, STRIDED, VARIANTS, Experiment, Row, Threshold
+from .mnist import (
+    AT_THE_PAPERS_DROP,
+    AUTO_ENCODER,
+    METHODS,
+    NONE,
+    OURS,
+    PAPER,
+    PRUNING,
+    STRIDED,
+    VARIANTS,
+    Experiment,
+    Row,
+    Threshold,
+)
 from .outcome import Outcome
 from .six_layers import WIDTHS
 
@@ -79,12 +92,14 @@ def claims(rows: Sequence[Row], saved: Mapping[str, list[float]], thresholds: Ma
     }
     found.append(("auto-encoder: highest objective, time and energy", _of_cuts(highest, rows), _all(highest, rows)))
     for name in (AUTO_ENCODER, STRIDED):
-        ratios = [row[name].payload_bytes / row[NONE].payload_bytes for row in rows[1:]]
-        said = f"{min(ratios) - 1:+.2%} to {max(ratios) - 1:+.2%} for p > 0"
+        ratios = [row[name].payload_bytes / row[NONE].payload_bytes for row in rows[1:-1]]
+        said = f"{min(ratios) - 1:+.3%} to {max(ratios) - 1:+.3%} for p = 1 to {len(ratios)}"
         found.append((f"{name}: payload slightly below no optimisation", said, max(ratios) < 1))
     for method in (PAPER, OURS):
-        least = min(1 - row[method].payload_bytes / row[NONE].payload_bytes for row in rows)
-        found.append((f"payload over 80 % smaller: {method}", f"{least:.1%} at least", least >= 0.8))
+        smaller = [1 - row[method].payload_bytes / row[NONE].payload_bytes for row in rows]
+        place, least = smaller.index(min(smaller)), min(smaller)
+        said = f"{least:.1%} at p = {place}, {min(smaller[:place] + smaller[place + 1 :]):.1%} or more elsewhere"
+        found.append((f"payload over 80 % smaller: {method}", said, least >= 0.8))
     for method, allowed in ((PAPER, 0.001), (OURS, 0.003)):
         lost, error = max(row[method].lost_to(row[NONE]) for row in rows)
         found.append(
@@ -92,7 +107,8 @@ def claims(rows: Sequence[Row], saved: Mapping[str, list[float]], thresholds: Ma
         )
     for method in (PAPER, OURS):
         above = {
-            other: sum(row[method].accuracy > row[other].accuracy for row in rows) for other in (PRUNING, AUTO_ENCODER)
+            other: sum(row[method].accuracy > row[other].accuracy for row in rows)
+            for other in (AUTO_ENCODER, PRUNING, AT_THE_PAPERS_DROP)
         }
         found.append((f"more accurate than the others: {method}", _of_cuts(above, rows), _all(above, rows)))
     coded = [row[AUTO_ENCODER].accuracy for row in rows]
@@ -188,6 +204,7 @@ def _variants(rows: Sequence[Row]) -> Table:
 _DIFFERENCES = """What differs from the paper, and what its text leaves open:
 
 - The energy of a cycle and the server's price are not legible in our copy of Table II: 0.04 nJ, and 1 a second.
+- At p = 0 the head is empty: its file is some hundred bytes of framing, and of evidence for the plan.
 - The paper's figures have no numbers in the text; only what the text says of them is compared.
 - The auto-encoder (one dense layer each way, trained on 20,000 training digits, from principal components on, to keep
   values and answers; the smallest code that loses a point at most on the selection digits) is charged for its encoder,
@@ -195,6 +212,8 @@ _DIFFERENCES = """What differs from the paper, and what its text leaves open:
   finds slightly less, as it would be if the device held the encoder already. One whose
   weights are shared between groups of neighbours ("strided") sends slightly less and costs about as much as no
   optimisation, not more.
+- Accuracies are compared at equal budgets, so that none of the three that compress loses much, and which one is ahead
+  is within one or two standard errors (0.06 points); what they cost differs. Ours spends its budget on bytes.
 - Pruning takes the best of four rankings and leaves removed neurons' means in the biases; it is not trained
   afterwards, as QPART is not. In the paper's Table III it loses 1.16 points whatever the cut: the second variant here
   may lose as much. The third prunes the whole network step by step and trains an epoch after each. A pruned network has
