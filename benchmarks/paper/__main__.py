@@ -31,7 +31,8 @@ def main() -> None:
         try:
             section = experiments[name](options)
         except DataError as error:
-            problems.append(f"{name} cannot run: {error}")
+            other = next(each for each in experiments if each != name)
+            problems.append(f"{name} cannot run: {error} (--only {other} needs none of this)")
             continue
         section.publish()
         for part in section.parts:

@@ -70,7 +70,8 @@ def report(networks: Sequence[Network]) -> list[Part]:
 
 _TEXT = f"""Whole networks on the device, as in the paper's table, and cut where the multiply-adds are halved;
 {100 * DROP:g} point of accuracy may be lost. The paper's sizes are parameters + activations (twice) + input, as
-torchsummary adds them up (its 107.96 MB for ResNet18 are 44.59 + 62.79 + 0.57 MiB): no download has activations in it.
+torchsummary adds them up (its 107.96 MB for ResNet18 are 44.59 + 62.79 + 0.57 MiB, and so they are when added up here);
+no download has activations in it.
 Its ratio is therefore given both ways: of the files that a device downloads, weights entropy-coded and everything else
 included; and of the paper's sum, with each value at the width of its layer, without entropy coding. Networks and data
 are not the paper's, whose own are not published. Where samples are of the same source as those that the network was

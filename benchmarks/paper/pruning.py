@@ -7,7 +7,6 @@ the layer behind it, which costs nothing. No training follows, as the paper clai
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import product
 
@@ -58,7 +57,7 @@ def pruned_and_trained(model: SixLayers, budget: float, training: Data, selectio
             keep = kept(importance(smaller, activations, "activations"), len(model.layers), of_this, "even")
             smaller = fit(without(smaller, keep, activations), training, epochs=1)
             if accuracy(smaller, selection) >= least:
-                found = copy.deepcopy(smaller)
+                found = smaller
     return found
 
 
