@@ -56,8 +56,9 @@ def pruned_and_trained(model: SixLayers, budget: float, training: Data, selectio
             of_this = share * _hidden(model) / _hidden(smaller)
             keep = kept(importance(smaller, activations, "activations"), len(model.layers), of_this, "even")
             smaller = fit(without(smaller, keep, activations), training, epochs=1)
-            if accuracy(smaller, selection) >= least:
-                found = smaller
+            if accuracy(smaller, selection) < least:
+                break
+            found = smaller
     return found
 
 
