@@ -210,8 +210,8 @@ _DIFFERENCES = """What differs from the paper, and what its text leaves open:
   values and answers; the smallest code that loses a point at most on the selection digits) is charged for its encoder,
   downloaded with the head, as there is one inference a download. Then it sends *more* than no optimisation. The paper
   finds slightly less, as it would be if the device held the encoder already. One whose
-  weights are shared between groups of neighbours ("strided") sends slightly less and costs about as much as no
-  optimisation, not more.
+  weights are shared between groups of neighbours ("strided") sends slightly less, until at late cuts the framing of
+  its weights outweighs that, and costs about as much as no optimisation, not more.
 - Accuracies are compared at equal budgets, so that none of the three that compress loses much, and which one is ahead
   is within one or two standard errors (0.06 points); what they cost differs. Ours spends its budget on bytes.
 - Pruning takes the best of four rankings and leaves removed neurons' means in the biases; it is not trained
