@@ -15,7 +15,8 @@ from nncodec.nnc_core.nnr_model import ModelExecute
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from benchmarks.planning.subjects import Data, Subject, part, shuffled
+from benchmarks.paper.datasets import Data
+from benchmarks.planning.subjects import Subject, part, shuffled
 
 from .judging import scores
 

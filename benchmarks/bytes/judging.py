@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.planning.subjects import Data, Subject, part
+from benchmarks.paper.datasets import Data
+from benchmarks.planning.subjects import Subject, part
 
 
 class Judge:

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from benchmarks.branching import CAMERAS, NETWORKS
-from benchmarks.paper_mnist import load, train
+from benchmarks.paper.datasets import Data, mnist
+from benchmarks.paper.six_layers import train
 from qpart_fx import profiling
 from qpart_fx.calibration import alternate, read_batches
-
-Data = tuple[Tensor, Tensor]
 
 BRANCHING = {
     "GoogLeNet-like": NETWORKS["inception"],
@@ -90,10 +89,10 @@ class Profiled:
 def subject(directory: Path, name: str) -> Subject:
     """The network ``name``: ``"resnet20"``, ``"mobilenet_v1"`` or ``"mnist"``."""
     if name == "mnist":
-        images, labels = load(directory / "mnist", "train")
+        images, labels = mnist(directory / "mnist", "train")
         model = train((images[:-6144], labels[:-6144]))
         pool = shuffled((images[-6144:], labels[-6144:]))
-        return Subject(name, model, pool, 1024, 5120, {"test digits": load(directory / "mnist", "t10k")})
+        return Subject(name, model, pool, 1024, 5120, {"test digits": mnist(directory / "mnist", "test")})
     zoo = _module(directory / "zoo.py")
     if name == "resnet20":
         pool = shuffled(zoo.cifar10("train"))
