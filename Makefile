@@ -4,6 +4,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
+PEERS := .venv-peers
 PY := $(VENV)/bin/python
 
 # Every version is pinned, also in the environment that pip builds the package in: before release 25.3 pip
@@ -17,7 +18,7 @@ INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(PY) -m pip install
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips must not write to one environment; `make -j` is accepted and changes nothing
-.PHONY: help demo demo-serve test test-all check format bench paper coverage clean distclean load
+.PHONY: help demo demo-serve test test-all check format bench paper peers coverage clean distclean load
 
 help: ## show this list
 	@echo 'usage: make TARGET [PYTHON=python3.12] [ARGS=...]'
@@ -57,6 +58,9 @@ bench: $(VENV)/.dev ## run the micro-benchmarks
 paper: $(VENV)/.dev ## run the paper's experiments and those beyond it (ARGS: the folder of real networks and data)
 	$(PY) -m benchmarks.reproduce $(ARGS)
 
+peers: $(PEERS)/.installed ## run other tools beside ours, in an environment of their own (ARGS as of paper)
+	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
+
 load: $(VENV)/.dev ## measure calls a second of the server (ARGS: the folder of real networks, --rounds N)
 	$(PY) -m benchmarks.serving $(ARGS)
 
@@ -68,8 +72,8 @@ clean: ## remove caches, build outputs and demo/; .venv and results stay
 	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find qpart_fx passes backends benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## clean, and remove the environments too
+	rm -rf $(VENV) $(PEERS)
 
 # The set-up: .created is an empty environment, .demo holds what the demo needs, .dev what tests and checks need too.
 
@@ -92,6 +96,13 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing what tests and checks need into $(VENV); torch is large (PIP_QUIET=0 shows the progress) ...'
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.demo $@
+
+# Of other tools, which want other versions than the project's constraints; nncodec is built from source.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	@echo 'Installing other tools into $(PEERS); one is built from source, which takes minutes ...'
+	PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= CFLAGS=-O1 $(PEERS)/bin/python -m pip install -r $<
+	@touch $@
 
 $(VENV)/.coverage-suite: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo 'Installing the libraries of networks into $(VENV) ...'

@@ -18,7 +18,7 @@ from qpart_fx.entropy_coding import encode
 class Layer:
     """``codes`` times ``scales``, one for every index of the first axis, are the weights; the bias has its norm in."""
 
-    codes: np.ndarray[Any, np.dtype[np.int8]]
+    codes: np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
     scales: np.ndarray[Any, np.dtype[np.float32]]
     bias: np.ndarray[Any, np.dtype[np.float32]]
     bits: int

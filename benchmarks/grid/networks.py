@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from benchmarks.heads.subjects import Subject, subjects
-from benchmarks.planning.subjects import Data, batches, part
+from benchmarks.paper.datasets import Data
+from benchmarks.planning.subjects import batches, part
 from benchmarks.planning.subjects import subject as real_subject
 from qpart_fx.demo import load_digits
 from qpart_fx.held_out import curve_held_out

@@ -37,7 +37,7 @@ def flop_counter_mode(model: nn.Module, inputs: Tensor) -> float:
     """It counts a multiply-add as two operations."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(inputs)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def fvcore(model: nn.Module, inputs: Tensor) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from benchmarks.planning.subjects import Data
+from benchmarks.paper.datasets import Data
 from qpart_fx.calibration import Batch
 from qpart_fx.meta import info
 from qpart_fx.replay import Replay

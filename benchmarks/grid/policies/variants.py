@@ -15,7 +15,7 @@ from ..cells import Cells
 from ..networks import Floats, Network, budget_of_drop, run
 from ..options import Decision, Integers, Made, Options, least
 from ..quantized import crossing
-from .policy import Policy, decision
+from .policy import Policy, decision, where_it_fits
 from .widths import chain_options
 
 FLOAT = 32
@@ -43,7 +43,7 @@ class InFaas(Policy):
 
     def decide(self, network: Network, cells: Cells) -> Decision:
         options = on_server(network)
-        return decision(options, least(cells.time_s(options), cells.keeps(options)), cells)
+        return decision(options, least(cells.time_s(options), cells.fits(options) & cells.keeps(options)), cells)
 
 
 class Masito(Policy):
@@ -64,10 +64,12 @@ class Masito(Policy):
         lost = np.minimum(options.budget, 1.0)
         chosen = np.full(len(fits), -1)
         for slot in cells.slots():
-            cheapest = least(costs[slot], fits[slot])
-            rows = np.arange(len(slot))
-            limits = [self.slack * each[slot][rows, cheapest].sum() for each in (times, energies)]
-            chosen[slot] = _knapsack(np.tile(lost, (len(slot), 1)), [times[slot], energies[slot]], limits, fits[slot])
+            able = slot[fits[slot].any(axis=1)]  # others are refused
+            if not len(able):
+                continue
+            cheapest = least(costs[able], fits[able])
+            limits = [self.slack * each[able, cheapest].sum() for each in (times, energies)]
+            chosen[able] = _knapsack(np.tile(lost, (len(able), 1)), [times[able], energies[able]], limits, fits[able])
         return decision(options, chosen, cells)
 
 
@@ -108,7 +110,8 @@ class LyExp4(Policy):
         chosen = self._learned(network, cells, options)
         fits = cells.fits(options)
         fallback = len(self.thresholds) - 1  # everything goes to the server: no local model is needed
-        return decision(options, np.where(fits[np.arange(len(chosen)), chosen], chosen, fallback), cells)
+        chosen = np.where(fits[np.arange(len(chosen)), chosen], chosen, fallback)
+        return decision(options, where_it_fits(options, chosen, cells), cells)
 
     def _options(self, network: Network) -> Options:
         local, server = whole_variants(network, (self.bits,)), on_server(network, (8,))
