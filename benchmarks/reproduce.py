@@ -1,9 +1,10 @@
-"""The experiments of the paper and those beyond it, one after the other, into benchmarks/report/.
+"""The experiments of the paper and those beyond it, into benchmarks/report/.
 
     python -m benchmarks.reproduce [DIRECTORY]
 
 DIRECTORY holds zoo.py, the real networks and the data; without it the experiments that need none are run, and the
-others are named. Each is a command of its own, which can be run alone.
+others are named. Each is a command of its own, which can be run alone; here those that take one core each run side by
+side.
 """
 
 from __future__ import annotations
@@ -11,26 +12,49 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+
+from benchmarks.reporting.render import render
+from benchmarks.reporting.section import REPORT
 
 
 @dataclass(frozen=True)
 class Experiment:
     """``takes_data``: it makes use of DIRECTORY; ``runs_without``: and does something without it, too."""
 
-    module: str
+    name: str
     about: str
     takes_data: bool = True
     runs_without: bool = True
 
+    def command(self, directory: Path | None) -> list[str]:
+        given = [str(directory)] if directory is not None and self.takes_data else []
+        return ["-m", f"benchmarks.{self.name}", *given]
 
-EXPERIMENTS = (
-    Experiment("benchmarks.paper", "Figs. 3 to 10 and Tables III and IV of the paper", runs_without=False),
-    Experiment("benchmarks.grid", "every system of Table I on one grid of requests"),
-    Experiment("benchmarks.simulator", "many devices on one server", takes_data=False),
+    def run(self, directory: Path | None) -> int:
+        """Its exit status; what it says stands behind its name, line by line."""
+        process = subprocess.Popen(
+            [sys.executable, "-u", *self.command(directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{self.name:<10}| {line.rstrip()}", flush=True)
+        return process.wait()
+
+
+TOGETHER = (
+    Experiment("paper", "Figs. 3 to 10 and Tables III and IV of the paper", runs_without=False),
+    Experiment("grid", "every system of Table I on one grid of requests"),
 )
+AFTERWARDS = Experiment(
+    "simulator", "many devices on one server", takes_data=False
+)  # its own time is one of its results
 
 
 def main() -> None:
@@ -42,20 +66,18 @@ def main() -> None:
     if directory is not None and not (directory / "zoo.py").is_file():
         parser.error(f"{directory} holds no zoo.py: name the folder of the real networks and data, or none at all")
     start = perf_counter()
-    left_out = [each for each in EXPERIMENTS if directory is None and not each.runs_without]
-    for each in EXPERIMENTS:
-        if each in left_out:
-            continue
-        print(f"\n{each.module}: {each.about}", flush=True)
-        given = [str(directory)] if directory is not None and each.takes_data else []
-        code = subprocess.run([sys.executable, "-m", each.module, *given], check=False).returncode
-        if code:
-            raise SystemExit(
-                f"{each.module} ended with {code}; run it alone: python -m {each.module} {' '.join(given)}"
-            )
+    chosen = [each for each in TOGETHER if directory is not None or each.runs_without]
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        codes = dict(zip(chosen, pool.map(lambda each: each.run(directory), chosen), strict=True))
+    codes[AFTERWARDS] = AFTERWARDS.run(directory)
+    render(REPORT)  # of two that end together, neither may have seen the other's section
     print(f"\n{perf_counter() - start:.0f} s; the report is benchmarks/report/README.md and index.html")
-    for each in left_out:
-        print(f"Left out for want of DIRECTORY: {each.about} (python -m {each.module} says what it needs)")
+    for each in TOGETHER:
+        if each not in chosen:
+            print(f"Left out for want of DIRECTORY: {each.about} (python -m benchmarks.{each.name} says what it needs)")
+    if failed := [each for each, code in codes.items() if code]:
+        alone = "; ".join(" ".join(["python", *each.command(directory)]) for each in failed)
+        raise SystemExit(f"failed: {', '.join(each.name for each in failed)}; run it alone: {alone}")
 
 
 if __name__ == "__main__":

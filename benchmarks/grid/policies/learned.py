@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from benchmarks.paper.datasets import Data
 from qpart_fx.calibration import Batch
 from qpart_fx.meta import info
 from qpart_fx.replay import Replay
@@ -85,10 +84,10 @@ class DeepCod(Policy):
 
     def _coded(self, network: Network) -> list[Options]:
         plain, found = float_cuts(network), []
-        replays = _replays(network.profile.graph, network.tried)
+        replays = [_replay(network.profile.graph, inputs) for inputs in network.tried[0].split(_TOGETHER)]
         for place in range(len(network.layers)):
             names = [name for name in network.profile.cuts[place].cut.crossing if name in network.profile.ranges]
-            values = {name: torch.cat([replay.value(name) for replay, _ in replays]) for name in names}
+            values = {name: torch.cat([replay.value(name) for replay in replays]) for name in names}
             if not names or any(channels(value) < 2 or not value.is_floating_point() for value in values.values()):
                 continue
             best = None
@@ -97,7 +96,7 @@ class DeepCod(Policy):
                 codecs = {name: Codec.of(value, kept[name]) for name, value in values.items()}
                 output = torch.cat([
                     replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
-                    for replay, _ in replays
+                    for replay in replays
                 ])  # fmt: skip
                 lost = network.drop(output, network.tried).mean
                 if lost > self.most_lost:
@@ -137,40 +136,38 @@ class Pruning(Policy):
     shares = (0.05, 0.1, 0.2, 0.3, 0.5)
 
     def decide(self, network: Network, cells: Cells) -> Decision:
-        options = Options.together([float_cuts(network), *(self._pruned(network, share) for share in self.shares)])
+        options = Options.together([float_cuts(network), *self._pruned(network)])
         allowed = cells.fits(options) & cells.keeps(options)
         return decision(options, least(cells.objective(options), allowed), cells)
 
-    def _pruned(self, network: Network, share: float) -> Options:
-        plain, left = float_cuts(network), 1 - share
-        data = network.tried
-        pruned = without_neurons(network, share)
-        clean, changed = _replays(network.profile.graph, data), _replays(pruned, data)
-        budgets: list[float] = []
-        made: list[Callable[[], Made] | None] = []
-        inner = (network.layers > 0) & (network.layers < network.layers[-1])
-        for place, is_inner in enumerate(inner.tolist()):
-            if not is_inner:
-                budgets.append(np.inf)
-                made.append(None)
-                continue
-            names = network.profile.cuts[place].cut.crossing
-            outputs = [
-                before.with_values({name: after.value(name) for name in names})
-                for (before, _), (after, _) in zip(clean, changed, strict=True)
-            ]
-            budgets.append(budget_of_drop(network.drop(torch.cat(outputs), data).mean))
-            made.append(partial(_with_head, network.profile.graph, pruned, names))
-        head = plain.download_bits * left**2
-        return Options(
-            made,
-            plain.device_macs * left**2,
-            plain.server_macs,
-            head,
-            plain.upload_bits * left,
-            head / 8 + network.peak_bytes * left,
-            np.array(budgets),
-        ).only(np.flatnonzero(inner))
+    def _pruned(self, network: Network) -> list[Options]:
+        plain, data = float_cuts(network), network.tried
+        inner = np.flatnonzero((network.layers > 0) & (network.layers < network.layers[-1]))
+        crossing = [network.profile.cuts[place].cut.crossing for place in inner.tolist()]
+        graphs = [without_neurons(network, share) for share in self.shares]
+        outputs: list[list[list[Tensor]]] = [[[] for _ in inner] for _ in graphs]
+        for inputs in data[0].split(_TOGETHER):  # one after the other: a replay keeps every value of the network
+            clean = _replay(network.profile.graph, inputs)
+            for of_graph, graph in zip(outputs, graphs, strict=True):
+                changed = _replay(graph, inputs)
+                for found, names in zip(of_graph, crossing, strict=True):
+                    found.append(clean.with_values({name: changed.value(name) for name in names}))
+        several = []
+        for share, graph, of_graph in zip(self.shares, graphs, outputs, strict=True):
+            left = 1 - share
+            head = plain.download_bits[inner] * left**2
+            several.append(
+                Options(
+                    [partial(_with_head, network.profile.graph, graph, names) for names in crossing],
+                    plain.device_macs[inner] * left**2,
+                    plain.server_macs[inner],
+                    head,
+                    plain.upload_bits[inner] * left,
+                    head / 8 + network.peak_bytes[inner] * left,
+                    np.array([budget_of_drop(network.drop(torch.cat(found), data).mean) for found in of_graph]),
+                )
+            )
+        return several
 
 
 def without_neurons(network: Network, share: float) -> GraphModule:
@@ -189,16 +186,13 @@ def without_neurons(network: Network, share: float) -> GraphModule:
     return graph
 
 
-def _replays(graph: GraphModule, data: Data) -> list[tuple[Replay, Tensor]]:
-    return [
-        (Replay(graph, Batch((inputs,), {}, targets, len(inputs))), targets)
-        for inputs, targets in zip(data[0].split(_TOGETHER), data[1].split(_TOGETHER), strict=True)
-    ]
+def _replay(graph: GraphModule, inputs: Tensor) -> Replay:
+    return Replay(graph, Batch((inputs,), {}, None, len(inputs)))
 
 
 def _with_codecs(graph: GraphModule, codecs: Mapping[str, Callable[[Tensor], Tensor]]) -> Made:
     def run(inputs: Tensor) -> Tensor:
-        replay = Replay(graph, Batch((inputs,), {}, None, len(inputs)))
+        replay = _replay(graph, inputs)
         output: Tensor = replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
         return output
 
@@ -207,7 +201,7 @@ def _with_codecs(graph: GraphModule, codecs: Mapping[str, Callable[[Tensor], Ten
 
 def _with_head(graph: GraphModule, head: GraphModule, crossing: tuple[str, ...]) -> Made:
     def run(inputs: Tensor) -> Tensor:
-        before, after = (Replay(each, Batch((inputs,), {}, None, len(inputs))) for each in (graph, head))
+        before, after = _replay(graph, inputs), _replay(head, inputs)
         output: Tensor = before.with_values({name: after.value(name) for name in crossing})
         return output
 
