@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch.fx import Graph, GraphModule, Node
 
-from qpart_fx.meta import info
+from qpart_fx.meta import KEY, NodeInfo, info
 
 
 def split_at_cut(
@@ -45,6 +45,8 @@ def _tail_graph(nodes: Sequence[Node], device: set[str], crossing: Sequence[str]
     for name in crossing:
         received = graph.placeholder(name)
         received.meta = copy.copy(by_name[name].meta)
+        known = info(received)  # what the device computes is none of the tail's work
+        received.meta[KEY] = NodeInfo(output=known.output, storages=known.storages)
         placed[by_name[name]] = received
 
     def place(node: Node) -> Node:

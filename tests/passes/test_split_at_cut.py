@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import qpart_fx as qpart
 from qpart_fx.compiler import analyse
+from qpart_fx.meta import info
 from qpart_fx.passes.capture import capture
 from qpart_fx.passes.find_cuts import find_cuts
 from qpart_fx.passes.split_at_cut import split_at_cut
@@ -74,6 +75,20 @@ def test_every_node_is_on_one_side() -> None:
         ]
         assert sides[0].isdisjoint(sides[1])
         assert sides[0] | sides[1] == nodes
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_work_of_both_sides_is_that_of_the_model(name: str) -> None:
+    """What crosses is the device's work, and none of the tail's."""
+    model, args = SMALL[name]
+    graph = capture(model)
+    analyse(graph, args, {})
+    whole = sum(info(node).macs or 0 for node in graph.graph.nodes)
+    for cut in find_cuts(graph):
+        head, tail = split_at_cut(graph, cut.crossing, cut.device_nodes)
+        sides = [sum(info(node).macs or 0 for node in side.graph.nodes) for side in (head, tail)]
+        assert sides == [cut.device_macs, cut.server_macs]
+        assert sum(sides) == whole
 
 
 def test_sides_hold_only_what_they_use_and_share_nothing() -> None:
