@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +17,8 @@ import torch
 
 import benchmarks.peers
 import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what it lacks beside another build of torch)
+from benchmarks.planning.report import print_table
+from benchmarks.reporting.section import REPORT, Table, read_sections, this_machine
 
 from .answers import answer
 from .macs import count
@@ -34,9 +37,14 @@ def main() -> None:
     )
     parser.add_argument("directory", type=Path, nargs="?", help="holds zoo.py and the data")
     parser.add_argument("--only", action="append", choices=TOPICS, help="leave the others out; may be repeated")
+    parser.add_argument("--measured", action="store_true", help="measure nothing: compare what was measured before")
     options = parser.parse_args()
     if options.directory is not None and not (options.directory / "zoo.py").is_file():
         parser.error(f"{options.directory} holds no zoo.py: name the folder of the networks and data, or none at all")
+    if options.measured:
+        before = next((each for each in read_sections(REPORT) if each.name == "peers"), None)
+        _publish(before.seconds if before else 0.0, before.machine if before else "")
+        return
     if missing := [package for module, package in _TOOLS.items() if find_spec(module) is None]:
         parser.error(
             f"{', '.join(missing)} not installed: run it by `make peers`, which makes an environment of its own"
@@ -50,8 +58,15 @@ def main() -> None:
             _bytes(options.directory)
         else:
             _write(topic, (count if topic == "macs" else split)(options.directory))
-    section("make peers ARGS=DIRECTORY", perf_counter() - start).publish()
-    print("\nthe section is in benchmarks/report/README.md")
+    _publish(perf_counter() - start, this_machine())
+
+
+def _publish(seconds: float, machine: str) -> None:
+    made = replace(section("make peers ARGS=DIRECTORY", seconds), machine=machine)
+    made.publish()
+    for part in made.parts:
+        if isinstance(part, Table):
+            print_table(part.title, part.names, part.rows)
 
 
 def _bytes(directory: Path | None) -> None:
