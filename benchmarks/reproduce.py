@@ -3,8 +3,7 @@
     python -m benchmarks.reproduce [DIRECTORY]
 
 DIRECTORY holds zoo.py, the real networks and the data; without it the experiments that need none are run, and the
-others are named. Each is a command of its own, which can be run alone; here those that take one core each run side by
-side.
+others are named. Each is a command of its own, which can be run alone; here two run side by side, each on a core.
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ class Experiment:
 
     name: str
     about: str
+    options: tuple[str, ...] = ()
     takes_data: bool = True
     runs_without: bool = True
 
     def command(self, directory: Path | None) -> list[str]:
         given = [str(directory)] if directory is not None and self.takes_data else []
-        return ["-m", f"benchmarks.{self.name}", *given]
+        return ["-m", f"benchmarks.{self.name}", *given, *self.options]
 
     def run(self, directory: Path | None) -> int:
         """Its exit status; what it says stands behind its name, line by line."""
@@ -48,13 +48,15 @@ class Experiment:
         return process.wait()
 
 
-TOGETHER = (
-    Experiment("paper", "Figs. 3 to 10 and Tables III and IV of the paper", runs_without=False),
-    Experiment("grid", "every system of Table I on one grid of requests"),
+STEPS = (
+    (
+        Experiment("paper", "Figs. 3 to 10 and Table III of the paper", ("--only", "mnist"), runs_without=False),
+        Experiment("paper", "Table IV of the paper", ("--only", "networks"), runs_without=False),
+    ),
+    (Experiment("grid", "every system of Table I on one grid of requests", ("--jobs", "2")),),
+    (Experiment("simulator", "many devices on one server", takes_data=False),),
 )
-AFTERWARDS = Experiment(
-    "simulator", "many devices on one server", takes_data=False
-)  # its own time is one of its results
+"""One after the other; those of a step run side by side."""
 
 
 def main() -> None:
@@ -66,15 +68,16 @@ def main() -> None:
     if directory is not None and not (directory / "zoo.py").is_file():
         parser.error(f"{directory} holds no zoo.py: name the folder of the real networks and data, or none at all")
     start = perf_counter()
-    chosen = [each for each in TOGETHER if directory is not None or each.runs_without]
-    with ThreadPoolExecutor(len(chosen)) as pool:
-        codes = dict(zip(chosen, pool.map(lambda each: each.run(directory), chosen), strict=True))
-    codes[AFTERWARDS] = AFTERWARDS.run(directory)
+    codes: dict[Experiment, int] = {}
+    left_out = [each for step in STEPS for each in step if directory is None and not each.runs_without]
+    for step in STEPS:
+        chosen = [each for each in step if each not in left_out]
+        with ThreadPoolExecutor(len(step)) as pool:
+            codes |= zip(chosen, pool.map(lambda each: each.run(directory), chosen), strict=True)
     render(REPORT)  # of two that end together, neither may have seen the other's section
     print(f"\n{perf_counter() - start:.0f} s; the report is benchmarks/report/README.md and index.html")
-    for each in TOGETHER:
-        if each not in chosen:
-            print(f"Left out for want of DIRECTORY: {each.about} (python -m benchmarks.{each.name} says what it needs)")
+    for each in left_out:
+        print(f"Left out for want of DIRECTORY: {each.about} (python -m benchmarks.{each.name} says what it needs)")
     if failed := [each for each, code in codes.items() if code]:
         alone = "; ".join(" ".join(["python", *each.command(directory)]) for each in failed)
         raise SystemExit(f"failed: {', '.join(each.name for each in failed)}; run it alone: {alone}")

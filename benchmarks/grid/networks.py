@@ -194,7 +194,7 @@ def _fit(model: nn.Module, data: Data, epochs: int = 8) -> None:
 
 
 class GoogLeNetLike(nn.Module):
-    """GoogLeNet in small: a stem that halves the picture twice, then five modules of four branches with pools between.
+    """GoogLeNet in small: a stem that halves the picture twice, then three modules of four branches with pools between.
 
     Input (samples, 3, 32, 32), output (samples, 10) class scores.
     """
@@ -203,9 +203,7 @@ class GoogLeNetLike(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(_convolution(3, 16, 7, 2), nn.MaxPool2d(3, 2, 1), _convolution(16, 32, 3))
         self.body = nn.Sequential(
-            _Inception(32, 64), nn.MaxPool2d(3, 2, 1),
-            _Inception(64, 96), _Inception(96, 128), nn.MaxPool2d(3, 2, 1),
-            _Inception(128, 160), _Inception(160, 192),
+            _Inception(32, 64), nn.MaxPool2d(3, 2, 1), _Inception(64, 128), nn.MaxPool2d(3, 2, 1), _Inception(128, 192),
         )  # fmt: skip
         self.out = nn.Linear(192, 10)
 
