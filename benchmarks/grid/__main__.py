@@ -13,12 +13,10 @@ import torch
 import benchmarks.grid
 
 from .cells import grid
-from .networks import NAMES, REAL, SMALL, network
-from .outcome import load_outcomes, outcomes, save_outcomes
-from .policies import POLICIES
+from .networks import NAMES, REAL, SMALL
+from .outcome import load_outcomes
 from .report import section
-
-KEPT = Path("results/grid")
+from .run import KEPT, path_of, run_network
 
 
 def main() -> None:
@@ -32,9 +30,7 @@ def main() -> None:
         "--networks", nargs="+", choices=NAMES, metavar="NAME", help=f"only these of {', '.join(NAMES)}"
     )
     parser.add_argument("--judged", type=int, default=4, help="plans of a policy to measure (default: %(default)s)")
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="networks at a time, on a core each (default: %(default)s)"
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, on a core each (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help=f"of networks that were run before what lies in {KEPT}")
     options = parser.parse_args()
     names = options.networks or (SMALL if options.directory is None else NAMES)
@@ -45,31 +41,14 @@ def main() -> None:
     if options.jobs < 1 or options.judged < 1:
         parser.error("--jobs and --judged: one at least")
     start = perf_counter()
-    left = [name for name in reversed(names) if not (options.reuse and _path(name).exists())]  # the longest first
+    left = [name for name in reversed(names) if not (options.reuse and path_of(name).exists())]  # the longest first
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(_run, name, options.directory, options.judged) for name in left]:
+        for done in [pool.submit(run_network, name, options.directory, options.judged) for name in left]:
             done.result()
     command = "python -m benchmarks.grid" + (" DIRECTORY" if set(names) & set(REAL) else "")
-    found = {name: load_outcomes(_path(name)) for name in names}
+    found = {name: load_outcomes(path_of(name)) for name in names}
     torch.set_num_threads(1)  # as the section is to say
     section(found, grid(), command, perf_counter() - start).publish()
-
-
-def _run(name: str, directory: Path | None, most: int) -> None:
-    """Its outcomes into their file."""
-    torch.set_num_threads(1)  # operators are small: several threads wait for each other, on busy machines for long
-    start = perf_counter()
-    print(f"{name}: profiling", flush=True)
-    chosen, cells, found = network(name, directory), grid(), {}
-    for policy, outcome in outcomes(chosen, cells, POLICIES, most):
-        found[policy] = outcome
-        took = f"{perf_counter() - start:.0f} s"
-        print(f"{name:<16}{policy:<28}{outcome.served.mean():>5.0%} served{took:>8}", flush=True)
-    save_outcomes(_path(name), found)
-
-
-def _path(name: str) -> Path:
-    return KEPT / f"{name}.npz"
 
 
 if __name__ == "__main__":

