@@ -33,7 +33,7 @@ SMALL = ("GoogLeNet-like", "U-Net-like", "transformer")
 NAMES = (*SMALL, *REAL)
 
 _TRIED = 128
-"""Samples that policies try things on which they have no prediction for."""
+"""Samples, at most, that policies try things on which they have no prediction for."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Network:
 
     @cached_property
     def tried(self) -> Data:
-        """Some of those known, spread over all."""
+        """A quarter of those known, spread over all: trying takes a run of the network for each cut."""
         count = len(self.known[0])
-        return part(self.known, torch.arange(0, count, max(1, math.ceil(count / _TRIED))))
+        return part(self.known, torch.arange(0, count, max(4, math.ceil(count / _TRIED))))
 
     def drop(self, output: Tensor, data: Data) -> Drop:
         """What is lost where the network gives ``output`` for ``data``: of ``known``, ``tried`` or ``judged``."""
