@@ -52,8 +52,8 @@ format: $(VENV)/.dev ## put the code into the style that `make check` asks for
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: $(VENV)/.dev ## run the micro-benchmarks
-	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only -m '' $(ARGS)
+bench: $(VENV)/.dev ## run the micro-benchmarks, beside those that were saved last (ARGS of pytest, or --no-save)
+	$(PY) -m benchmarks.micro $(ARGS)
 
 paper: $(VENV)/.dev ## run the paper's experiments and those beyond it (ARGS: the folder of real networks and data)
 	$(PY) -m benchmarks.reproduce $(ARGS)

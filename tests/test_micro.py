@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,11 @@ def test_a_damaged_saved_run_is_refused_and_left_as_it_is(tmp_path: Path, conten
 
 def test_the_workload_takes_time() -> None:
     assert workload_s() > 0
+
+
+def test_the_command_runs_benchmarks_and_says_what_they_take() -> None:
+    command = [sys.executable, "-m", "benchmarks.micro", "--no-save", "-k", "samples_needed"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (row,) = (line for line in ended.stdout.splitlines() if "confidence: samples_needed" in line)
+    assert "not run" not in row

@@ -173,8 +173,7 @@ def _googlenet() -> tuple[nn.Module, Data, Data]:
     digits = load_digits(seed=0)
 
     def pictures(data: Data) -> Data:
-        large = nn.functional.interpolate(data[0], size=(32, 32), mode="bilinear")
-        return large.repeat(1, 3, 1, 1), data[1]
+        return nn.functional.interpolate(data[0], size=(32, 32), mode="bilinear"), data[1]
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -196,12 +195,12 @@ def _fit(model: nn.Module, data: Data, epochs: int = 8) -> None:
 class GoogLeNetLike(nn.Module):
     """GoogLeNet in small: a stem that halves the picture twice, then three modules of four branches with pools between.
 
-    Input (samples, 3, 32, 32), output (samples, 10) class scores.
+    Input (samples, 1, 32, 32), output (samples, 10) class scores.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_convolution(3, 16, 7, 2), nn.MaxPool2d(3, 2, 1), _convolution(16, 32, 3))
+        self.stem = nn.Sequential(_convolution(1, 16, 7, 2), nn.MaxPool2d(3, 2, 1), _convolution(16, 32, 3))
         self.body = nn.Sequential(
             _Inception(32, 64), nn.MaxPool2d(3, 2, 1), _Inception(64, 128), nn.MaxPool2d(3, 2, 1), _Inception(128, 192),
         )  # fmt: skip
