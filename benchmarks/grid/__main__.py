@@ -46,6 +46,8 @@ def main() -> None:
         for done in [pool.submit(run_network, name, options.directory, options.judged) for name in left]:
             done.result()
     command = "python -m benchmarks.grid" + (" DIRECTORY" if set(names) & set(REAL) else "")
+    if len(left) < len(names):
+        command += " --reuse"
     found = {name: load_outcomes(path_of(name)) for name in names}
     torch.set_num_threads(1)  # as the section is to say
     section(found, grid(), command, perf_counter() - start).publish()

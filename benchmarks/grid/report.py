@@ -48,6 +48,7 @@ def section(found: Outcomes, cells: Cells, command: str, seconds: float, report:
     parts: list[Part] = [
         _words(found, cells),
         _overview(found, cells),
+        _won(found, cells),
         gain_map(found, cells, report),
         cut_map(found, cells, report),
         _inside(found),
@@ -100,6 +101,30 @@ def _overview(found: Outcomes, cells: Cells) -> Table:
     return Table(
         "Objective over ours, the median over the cells that a policy serves, whatever it loses",
         ("policy", *found, "served", "of these, budget kept"),
+        rows,
+    )
+
+
+def _won(found: Outcomes, cells: Cells) -> Table:
+    """Several may win a cell; ours counts where it has a plan, whether its drop was measured or not."""
+    kept = {
+        name: {
+            policy: np.where(
+                outcome.served if policy == OURS else outcome.meets(cells.budget), outcome.objective, np.inf
+            )
+            for policy, outcome in each.items()
+        }
+        for name, each in found.items()
+    }
+    best = {name: np.min([*each.values()], axis=0) for name, each in kept.items()}
+    rows = []
+    for policy in (policy.name for policy in POLICIES):
+        wins = [np.mean((kept[name][policy] <= best[name] / SAME)[np.isfinite(best[name])]) for name in found]
+        if any(wins):
+            rows.append([policy, *(f"{share:.1%}" for share in wins)])
+    return Table(
+        "Cells won: the least objective of all that keep the budget as measured, or the same as the least",
+        ("policy", *found),
         rows,
     )
 
