@@ -97,11 +97,11 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.demo $@
 
-# Of other tools, which want other versions than the project's constraints; nncodec is built from source.
+# Of other tools, which want other versions than the project's constraints.
 $(PEERS)/.installed: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	@echo 'Installing other tools into $(PEERS); one is built from source, which takes minutes ...'
-	PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= CFLAGS=-O1 $(PEERS)/bin/python -m pip install -r $<
+	@echo 'Installing other tools into $(PEERS) ...'
+	PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= $(PEERS)/bin/python -m pip install -r $<
 	@touch $@
 
 $(VENV)/.coverage-suite: $(VENV)/.created pyproject.toml $(CONSTRAINTS)

@@ -1,12 +1,13 @@
 """Bytes of whole networks, and what they lose, by three tools of others: nncodec, Sony's model_compression_toolkit, and
 NVIDIA's ModelOpt.
 
-    python -m venv ../peers && CFLAGS=-O1 ../peers/bin/pip install -r benchmarks/peers/requirements.txt
+    python -m venv ../peers && CFLAGS=-O1 ../peers/bin/pip install -r benchmarks/bytes/peers.txt
     OMP_NUM_THREADS=1 ../peers/bin/python -m benchmarks.bytes.peers DIRECTORY [--only TOOL] [--networks NAME ...]
 
 To be run from the top of the repository. The second line is for an environment of the tools' own, outside the
 repository: they are no dependencies of the project. DIRECTORY is that of ``python -m benchmarks.planning``, as are the
-networks, the samples to calibrate with and the samples to judge on, which no tool sees.
+networks, the samples to calibrate with and the samples to judge on, which no tool sees. ModelOpt, which wants another
+numpy, is in the environment of ``make peers``; tools that are not installed are left out.
 
 Prints a line a setting and writes results/peers.json beside this file; earlier runs stay there until made again.
 Bytes are of everything that a device that has the graph needs: weights, scales, biases, norms and framing; only nncodec
@@ -25,7 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def main() -> None:
     parser.add_argument("--codes", type=Path, help="a folder for the integers and scales that come out of the toolkit")
     options = parser.parse_args()
     torch.set_num_threads(1)  # processor times are compared
-    tools = [options.only] if options.only else list(TOOLS)
+    installed = {each.metadata["Name"].lower().replace("-", "_") for each in distributions()}
+    tools = [options.only] if options.only else [name for name in TOOLS if name.replace("-", "_") in installed]
     write_results(options.results, "versions", {name: version(name) for name in (*tools, "torch")})
     for tool in tools:
         for network in options.networks:
