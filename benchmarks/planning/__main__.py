@@ -12,10 +12,10 @@ import torch
 
 import benchmarks.planning
 
+from .bounds import bounds
 from .disagreement import disagreement
 from .evidence import evidence
 from .latency import latency
-from .policies import policies
 from .report import write_results
 from .sensitivity import sensitivity
 from .subjects import BRANCHING
@@ -23,7 +23,7 @@ from .subjects import BRANCHING
 TOPICS: dict[str, Callable[..., dict[str, Any]]] = {
     "sensitivity": sensitivity,
     "disagreement": disagreement,
-    "policies": policies,
+    "bounds": bounds,
     "latency": latency,
     "evidence": evidence,
 }
@@ -40,7 +40,7 @@ def main() -> None:
     choices = ("mnist", "resnet20", "mobilenet_v1", *BRANCHING)
     parser.add_argument(
         "--networks", nargs="+", choices=choices, metavar="NAME",
-        help=f"only these of {', '.join(choices)}; of the last {len(BRANCHING)} there are policies only",
+        help=f"only these of {', '.join(choices)}; of the last {len(BRANCHING)} there are bounds only",
     )  # fmt: skip
     parser.add_argument("--cases", type=int, help="of evidence, for each network (default: as many as take an hour)")
     options = parser.parse_args()
