@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,90 +27,91 @@ _BUDGET, _INFERENCES = BUDGETS[2], 100
 
 def gain_map(found: Outcomes, cells: Cells, report: Path) -> Figure:
     """How much cheaper our plans are than three others."""
-    from matplotlib import pyplot as plt
     from matplotlib.colors import LogNorm
 
-    drawing, axes = plt.subplots(
-        len(RIVALS), len(found), figsize=(2.3 * len(found) + 1, 2.3 * len(RIVALS)), squeeze=False, layout="constrained"
-    )
     at = _slice(cells, inferences=_INFERENCES)
-    for row, rival in zip(axes, RIVALS, strict=True):
-        for axis, (name, each) in zip(row, found.items(), strict=True):
-            ratio = _map(each[rival].objective / each[OURS].objective, cells, at)
-            image = axis.imshow(ratio, origin="lower", cmap="viridis", norm=LogNorm(1, 20), aspect="auto")
-            for (y, x), value in np.ndenumerate(ratio):
-                if np.isfinite(value):
-                    colour = "white" if value < 5 else "black"
-                    axis.text(
-                        x,
-                        y,
-                        f"{value:.3g}" if value < 99.5 else ">99",
-                        ha="center",
-                        va="center",
-                        fontsize=5.5,
-                        color=colour,
-                    )
-            _label(axis, first=axis in row[:1], last=rival == RIVALS[-1])
-            if rival == RIVALS[0]:
-                axis.set_title(name, fontsize=9)
-        row[0].set_ylabel(f"over {rival}\n\ndevice, GMAC/s", fontsize=8)
-    drawing.colorbar(image, ax=axes, label="objective / ours", shrink=0.6)
+
+    def panel(rival: str, each: Mapping[str, Outcome]) -> Panel:
+        ratio = _map(each[rival].objective / each[OURS].objective, cells, at)
+        return Panel(ratio, ratio, dark=ratio < 5)
+
     title = (
         f"Objective of three policies over ours: budget {100 * _BUDGET:g} %, {_INFERENCES} inferences a download, the "
         "slower server; blank where the policy refuses"
     )
-    figure = save_figure("grid-gains", title, drawing, report)
-    plt.close(drawing)
-    return figure
+    rows = {f"over {rival}": [panel(rival, each) for each in found.values()] for rival in RIVALS}
+    look = {"cmap": "viridis", "norm": LogNorm(1, 20)}
+    return _draw("grid-gains", title, "objective / ours", rows, [*found], look, report)
 
 
 def cut_map(found: Outcomes, cells: Cells, report: Path) -> Figure:
     """Where our cut lies, and which other policy comes nearest within the budget."""
-    from matplotlib import pyplot as plt
 
-    drawing, axes = plt.subplots(
-        len(INFERENCES), len(found), figsize=(2.3 * len(found) + 1, 2.1 * len(INFERENCES)), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for row, inferences in zip(axes, INFERENCES, strict=True):
+    def panel(inferences: int, each: Mapping[str, Outcome]) -> Panel:
         at = _slice(cells, inferences=inferences)
-        for axis, (name, each) in zip(row, found.items(), strict=True):
-            share = _map(each[OURS].device_share, cells, at)
-            image = axis.imshow(share, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
-            nearest = _nearest(each, cells)[at].reshape(share.shape)
-            for (y, x), (ratio, cuts) in np.ndenumerate(nearest):
-                axis.text(
-                    x,
-                    y,
-                    f"{ratio:.2f}" if cuts else "",
-                    ha="center",
-                    va="center",
-                    fontsize=5.5,
-                    color="black" if share[y, x] > 0.5 else "white",
-                )
-            _label(axis, first=axis in row[:1], last=inferences == INFERENCES[-1])
-            if inferences == INFERENCES[0]:
-                axis.set_title(name, fontsize=9)
-        row[0].set_ylabel(f"{inferences:,} inferences\n\ndevice, GMAC/s", fontsize=8)
-    drawing.colorbar(image, ax=axes, label="share of the MACs on the device", shrink=0.6)
+        share = _map(each[OURS].device_share, cells, at)
+        return Panel(share, _map(_nearest(each, cells), cells, at), dark=share <= 0.5)
+
     title = (
         "Where our plans cut, and the objective of the nearest other policy over ours: budget "
         f"{100 * _BUDGET:g} %, the slower server"
     )
-    figure = save_figure("grid-cuts", title, drawing, report)
+    rows = {f"{count:,} inferences": [panel(count, each) for each in found.values()] for count in INFERENCES}
+    look = {"cmap": "cividis", "vmin": 0, "vmax": 1}
+    return _draw("grid-cuts", title, "share of the MACs on the device", rows, [*found], look, report)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A map: what its colours say, the numbers written in it, and where the colours are dark; shape (speeds, rates)."""
+
+    colours: Floats
+    numbers: Floats
+    dark: NDArray[np.bool_]
+
+
+def _draw(
+    name: str,
+    title: str,
+    scale: str,
+    rows: Mapping[str, Sequence[Panel]],
+    networks: Sequence[str],
+    look: Mapping[str, Any],
+    report: Path,
+) -> Figure:
+    """Rows of panels, a column a network."""
+    from matplotlib import pyplot as plt
+
+    size = 2.3 * len(networks) + 1, 2.2 * len(rows)
+    drawing, axes = plt.subplots(len(rows), len(networks), figsize=size, squeeze=False, layout="constrained")
+    for y, (label, panels) in enumerate(rows.items()):
+        for x, panel in enumerate(panels):
+            axis = axes[y, x]
+            image = axis.imshow(panel.colours, origin="lower", aspect="auto", **look)
+            for place, number in np.ndenumerate(panel.numbers):
+                if np.isfinite(number):
+                    words = f"{number:.3g}" if number < 99.5 else ">99"
+                    colour = "white" if panel.dark[place] else "black"
+                    axis.text(*place[::-1], words, ha="center", va="center", fontsize=5.5, color=colour)
+            _label(axis, first=x == 0, last=y == len(rows) - 1)
+            if y == 0:
+                axis.set_title(networks[x], fontsize=9)
+        axes[y, 0].set_ylabel(f"{label}\n\ndevice, GMAC/s", fontsize=8)
+    drawing.colorbar(image, ax=axes, label=scale, shrink=0.6)
+    figure = save_figure(name, title, drawing, report)
     plt.close(drawing)
     return figure
 
 
-def _nearest(each: Mapping[str, Outcome], cells: Cells) -> np.ndarray[Any, Any]:
-    """Of each cell, the least objective over ours of all others that keep the budget, and whether there is one."""
+def _nearest(each: Mapping[str, Outcome], cells: Cells) -> Floats:
+    """Of each cell, the least objective over ours of all others that keep the budget; inf where none does."""
     ratios = [
         np.where(other.meets(cells.budget), other.objective / each[OURS].objective, np.inf)
         for name, other in each.items()
         if name != OURS
     ]
-    least = np.min(ratios, axis=0)
-    return np.array(list(zip(least, np.isfinite(least), strict=True)), dtype=[("ratio", "f8"), ("found", "?")])
+    found: Floats = np.min(ratios, axis=0)
+    return found
 
 
 def _slice(cells: Cells, inferences: int) -> Integers:
