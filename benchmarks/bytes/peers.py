@@ -24,7 +24,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -36,6 +36,7 @@ import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what
 from benchmarks.planning.report import write_results
 from benchmarks.planning.subjects import Subject, subject
 
+from .integers import Rounded
 from .judging import Judge, summary
 
 WEIGHED_BY = ("every image", "32 images", "nothing")
@@ -43,7 +44,7 @@ NETWORKS = ("mnist", "resnet20", "mobilenet_v1")
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bytes.peers",
         description=__doc__,
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--weighed-by", choices=WEIGHED_BY, default=WEIGHED_BY[0], help="the rest takes less time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file (default: beside this script)")
     parser.add_argument("--codes", type=Path, help="a folder for the integers and scales that come out of the toolkit")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # processor times are compared
     installed = {each.metadata["Name"].lower().replace("-", "_") for each in distributions()}
     tools = [options.only] if options.only else [name for name in TOOLS if name.replace("-", "_") in installed]
@@ -121,12 +122,7 @@ def toolkit(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str, 
                 "setting": f"{epochs} epochs of rounding by gradients" if epochs else "nearest",
                 "bits": bits,
                 **(asdict(learning) if learning else {}),
-                "images": found.images,
-                "layer_bits": found.layer_bits,
-                "bytes": found.bytes,
-                "weight_bytes": found.weight_bytes,
-                "coded_bytes": found.coded_bytes,
-                "seconds": found.seconds,
+                **record_of(found),
                 "judged": judge(found.model),
             }
 
@@ -138,17 +134,13 @@ def modelopt(chosen: Subject, options: argparse.Namespace) -> Iterator[dict[str,
     for bits in options.bits:
         with quiet():
             found = rounded(chosen, bits, options.images)
-        yield {
-            "setting": "auto_quantize",
-            "bits": bits,
-            "images": found.images,
-            "layer_bits": found.layer_bits,
-            "bytes": found.bytes,
-            "weight_bytes": found.weight_bytes,
-            "coded_bytes": found.coded_bytes,
-            "seconds": found.seconds,
-            "judged": judge(found.model),
-        }
+        yield {"setting": "auto_quantize", "bits": bits, **record_of(found), "judged": judge(found.model)}
+
+
+def record_of(found: Rounded) -> dict[str, Any]:
+    """What of a quantized network is written down."""
+    names = ("images", "layer_bits", "bytes", "weight_bytes", "coded_bytes", "seconds")
+    return {name: getattr(found, name) for name in names}
 
 
 TOOLS = {"nncodec": nncodec, "model_compression_toolkit": toolkit, "nvidia-modelopt": modelopt}

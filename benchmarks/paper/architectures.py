@@ -37,10 +37,10 @@ def _made(library: str, network: str, classes: int) -> nn.Module:
         make: Any
         if library == "torchvision":
             make = importlib.import_module("torchvision.models").get_model
-            return make(network, weights=None, num_classes=classes)  # type: ignore[no-any-return]
+            return make(network, weights=None, num_classes=classes)  # type: ignore[no-any-return]  # imported by name
         if library == "timm":
             make = importlib.import_module("timm").create_model
-            return make(network, pretrained=False, num_classes=classes)  # type: ignore[no-any-return]
+            return make(network, pretrained=False, num_classes=classes)  # type: ignore[no-any-return]  # likewise
     except ModuleNotFoundError as error:
         raise DataError(
             f"{library}:{network} needs {error.name}: install the extra coverage (pip install 'qpart-fx[coverage]')"

@@ -45,6 +45,7 @@ def svhn(directory: Path, split: str) -> Data:
     name = f"{split}_32x32.mat"
     _require(directory, [name], "SVHN's cropped digits", "http://ufldl.stanford.edu/housenumbers/")
     try:
+        # on damaged bytes this raises any of what is caught below
         content = loadmat(directory / name, variable_names=("X", "y"))
         images, labels = content["X"].transpose(3, 2, 0, 1), content["y"].ravel() % 10  # its label of a 0 is 10
     except (ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError, zlib.error) as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import runpy
-import sys
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ import torch
 
 import benchmarks.peers
 import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what it lacks beside another build of torch)
+from benchmarks.bytes.peers import main as bytes_of_tools
 from benchmarks.planning.report import print_table
 from benchmarks.reporting.section import REPORT, Table, read_sections, this_machine
 
@@ -76,8 +75,7 @@ def _bytes(directory: Path | None) -> None:
         return
     _write("answers", answer(directory))
     settings = ["--only", "nvidia-modelopt", "--bits", "3.5", "4", "4.5", "5", "6", "--images", "256"]
-    sys.argv = ["benchmarks.bytes.peers", str(directory), *settings, "--networks", "resnet20", "mnist"]
-    runpy.run_module("benchmarks.bytes.peers", run_name="__main__")
+    bytes_of_tools([str(directory), *settings, "--networks", "resnet20", "mnist"])
 
 
 def _write(topic: str, found: Any) -> None:
