@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from qpart_fx.answers import CERTAIN, Answers
-from qpart_fx.answers_seen import chances
+from qpart_fx.answers_seen import losses
 from qpart_fx.calibration import Batch
 from qpart_fx.drop_curve import DropCurve, curve_of_answers, curve_of_levels
 from qpart_fx.inputs import positional
@@ -75,7 +75,6 @@ def measure_drop(
         if answers is not None:
             scores = scorer.scores(clean).double()
             best = scores.topk(1 + answers.margins.shape[1], dim=1).indices
-            likely = chances(scores, answers.temperature)
         for place, plan in enumerate(plans):
             with ExitStack() as stack:
                 for option, weights in zip(plan.options, layers.values(), strict=True):
@@ -89,7 +88,7 @@ def measure_drop(
             noisy = scorer.scores(output).double()
             change = (noisy - scores).gather(1, best)
             changes[place].append((change[:, :1] - change[:, 1:]).cpu().numpy())
-            lost = likely.gather(1, best[:, :1]) - likely.gather(1, noisy.argmax(1, keepdim=True))
+            lost = losses(scores, noisy, answers.temperature)
             drop[place] += float(lost.sum())
             squares[place] += float(lost.square().sum())
     measured, drop = measured / samples, drop / samples

@@ -29,6 +29,16 @@ def chances(scores: Tensor, temperature: float) -> Tensor:
     return torch.softmax(scores / temperature, dim=1)
 
 
+def losses(scores: Tensor, noisy: Tensor, temperature: float) -> Tensor:
+    """What each answer is likely to lose where ``scores`` become ``noisy``: nothing where it stays the same.
+
+    Shapes (samples, classes), and of what is returned (samples,), fractions.
+    """
+    likely = chances(scores, temperature)
+    kept = likely.gather(1, noisy.argmax(1, keepdim=True))
+    return (likely.gather(1, scores.argmax(1, keepdim=True)) - kept)[:, 0]
+
+
 class AnswersSeen:
     """Takes scores batch by batch, with labels if there are any.
 

@@ -118,7 +118,10 @@ def curve_of_answers(
     drop, flipped = _fallen(noise, answers, spread, falls)
     drop = _continued(deviation, drop, flipped, len(margins), answers.temperature)
     flipped = _continued(deviation, flipped, flipped, len(margins), CERTAIN)
-    off = np.interp(np.log(noise), np.log(measured), _unexplained(lost, counts, np.interp(measured, noise, drop)))
+    off = unexplained(lost, counts, np.interp(measured, noise, drop))
+    # Margins that fall far are not any margins: a layer may stretch all scores, and flip none. Half of the way down
+    # only, since another plan of equal noise may stretch less.
+    off = np.interp(np.log(noise), np.log(measured), np.where(off < 0, off / 2, off))
     drop, flipped = (np.maximum.accumulate(np.minimum(each * np.exp(off), 1.0)) for each in (drop, flipped))
     return DropCurve(
         noise=np.maximum.accumulate(noise * np.exp(-factor)), drop=drop, measured=noise,
@@ -146,15 +149,17 @@ def _fallen(noise: Floats, answers: Answers, spread: Floats, falls: Floats) -> t
     return lost, fallen
 
 
-def _unexplained(lost: Floats, counts: Floats, expected: Floats) -> Floats:
-    """By what factor, its logarithm, losses are off in so far as chance does not explain it.
+def unexplained(lost: Floats, counts: Floats, expected: Floats) -> Floats:
+    """By what factor, its logarithm, losses are off in so far as chance does not explain it; 0 where nothing was lost.
 
-    Margins that fall far are not any margins: a layer may stretch all scores, and flip none. Shrunk as by James and
-    Stein; a count of n is off by its root. Half of the way down only: another plan of equal noise may stretch less.
+    Shrunk as by James and Stein (1961); a count of n is off by its root.
+
+    Args:
+        lost, expected: fractions of the accuracy. counts: of how many changes alike each of ``lost`` is the sum.
     """
     ratio = np.log(np.maximum(lost, 1e-12) / np.maximum(expected, 1e-12))
     unlikely = np.maximum(0.0, 1 - 1 / (np.maximum(counts, 1.0) * np.maximum(ratio**2, 1e-12)))
-    return np.where(lost > 0, ratio * unlikely * np.where(ratio < 0, 0.5, 1.0), 0.0)
+    return np.where(lost > 0, ratio * unlikely, 0.0)
 
 
 def _continued(deviation: Floats, drop: Floats, flipped: Floats, samples: int, temperature: float) -> Floats:

@@ -64,7 +64,7 @@ class NoiseTables:
     """
 
     layers: Floats
-    values: Mapping[str, Floats]
+    values: dict[str, Floats]
     channels: Mapping[str, Floats]
     predicted: Mapping[str, Floats]
     ranges: Mapping[str, Range]

@@ -30,6 +30,7 @@ from .passes.find_cuts import chain_cuts
 from .passes.find_least_cuts import find_least_cuts
 from .passes.measure_curvature import measure_curvature
 from .passes.measure_drop import measure_drop
+from .passes.measure_input_drop import measure_input_drop
 from .passes.measure_ranges import Range, widen_ranges
 from .replay import Replay
 from .rounding import NEAREST, CompensatedRounding, Rounding
@@ -98,6 +99,13 @@ def profile_graph(
         answers=seen.answers,
         progress=lambda items: progress(items, "accuracy over noise"),
     )  # fmt: skip
+    inputs = [name for name in chain[0][1].crossing if name in tables.values]
+    values = tables.values | measure_input_drop(
+        graph, fit, scorer,
+        ranges={name: tables.ranges[name] for name in inputs}, noise={name: tables.values[name] for name in inputs},
+        curve=noise_curve, answers=seen.answers,
+        progress=lambda items: progress(items, "accuracy over input bits"),
+    )  # fmt: skip
     # rho of eq. 22
     robustness = tables.of_layers.at_drop(REFERENCE_DROP, white) / adversarial
     input_robustness = float(tables.of_input.at_drop(REFERENCE_DROP, white)[0]) / adversarial
@@ -134,7 +142,7 @@ def profile_graph(
         ),
         values=tuple(
             ValueProfile(name, quantized_elements(nodes[name]), tuple(row.tolist()))
-            for name, row in sorted(tables.values.items())
+            for name, row in sorted(values.items())
         ),
         closed_cuts=tables.closed.cuts,
         head_bits=(0.0,) * len(tables.closed.cuts),

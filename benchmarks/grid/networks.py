@@ -20,6 +20,7 @@ from benchmarks.paper.datasets import Data
 from benchmarks.planning.subjects import batches, part
 from benchmarks.planning.subjects import subject as real_subject
 from qpart_fx.demo import load_digits
+from qpart_fx.head_size import head_bits
 from qpart_fx.held_out import curve_held_out
 from qpart_fx.meta import info
 
@@ -83,8 +84,22 @@ class Network:
 
     @cached_property
     def float_bits(self) -> Floats:
-        """Of all parameters on the device, in float."""
-        return FLOAT_BITS * np.array([self.parameters_of(place.cut.device_nodes) for place in self.profile.cuts])
+        """Of the head, its weights in float."""
+        weights = np.concatenate([[0.0], np.cumsum(self.weights)])
+        return FLOAT_BITS * weights[self.layers] + self.bits_beside
+
+    @cached_property
+    def bits_beside(self) -> Floats:
+        """Of what a head's file holds beside its layers' weights, and every policy's has to: graph, biases, norms."""
+        return np.array(head_bits(self.profile.graph, [place.cut for place in self.profile.cuts]))
+
+    @cached_property
+    def weights(self) -> Floats:
+        """How many each layer has, without biases; shape (layers,)."""
+        graph = self.profile.graph
+        owned = {node.name: info(node).weights for node in graph.graph.nodes}
+        counts = [sum(graph.get_parameter(name).numel() for name in owned[layer.name]) for layer in self.profile.layers]
+        return np.array(counts, dtype=np.float64)
 
     def parameters_of(self, nodes: tuple[str, ...]) -> float:
         """Norms and biases too."""

@@ -37,10 +37,6 @@ def layer_noise(network: Network) -> Floats:
     return np.array([layer.noise_by_width for layer in network.profile.layers])
 
 
-def parameters(network: Network) -> Floats:
-    return np.array([layer.parameters for layer in network.profile.layers], dtype=np.float64)
-
-
 def chain_split(network: Network, place: int, widths: Integers, sent: Integers) -> Callable[[], Made]:
     """The split at a cut of the chain, with these widths of its layers and of what crosses."""
 

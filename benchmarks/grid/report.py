@@ -61,6 +61,12 @@ def section(found: Outcomes, cells: Cells, command: str, seconds: float, report:
 
 def _words(found: Outcomes, cells: Cells) -> str:
     known = _against_all(found, lambda other: other.known_budget <= cells.budget)
+    alike = {
+        name: {policy.name: each[policy.name] for policy in POLICIES if not policy.changes_network}
+        for name, each in found.items()
+    }
+    known_alike = _against_all(alike, lambda other: other.known_budget <= cells.budget)
+    changing = " and ".join(policy.name for policy in POLICIES if policy.changes_network)
     judged = _against_all(found, lambda other: other.meets(cells.budget))
     total = len(cells.requests) * len(found)
     kept = np.concatenate([each[OURS].meets(cells.budget)[each[OURS].judged] for each in found.values()])
@@ -70,10 +76,12 @@ def _words(found: Outcomes, cells: Cells) -> str:
         f"{', '.join(f'{count:,}' for count in INFERENCES)} inferences a download x budgets of "
         f"{', '.join(f'{100 * budget:g}' for budget in BUDGETS)} % x servers of {' and '.join(SERVERS)}. "
         "The slowest device has 512 kB of memory, a faster one as much more. Price weights are one, energy is 1 nJ a "
-        "cycle of 1 GHz and 1 W on the link.\n\n"
+        "cycle of 1 GHz and 1 W on the link. A head is charged for what its file holds beside its weights, whoever's "
+        "it is.\n\n"
         f"Of {len(POLICIES) - 1} other policies, none is cheaper than our plan in "
         f"**{1 - known.cheaper / known.cells:.2%}** of the cells that it serves within the budget as far as it can "
-        f"know ({known.cheaper:,} of {known.cells:,} are cheaper), and in **{1 - judged.cheaper / judged.cells:.2%}** "
+        f"know ({known.cheaper:,} of {known.cells:,} are cheaper; without {changing}, which change the network, "
+        f"{known_alike.cheaper:,} of {known_alike.cells:,}), and in **{1 - judged.cheaper / judged.cells:.2%}** "
         "of those where what it does was measured on samples it has not seen and keeps the budget within one standard "
         f"error ({judged.cheaper:,} of {judged.cells:,}). Our own plans keep the budget, so measured, in "
         f"{kept.mean():.1%} of the cells whose plan was measured."

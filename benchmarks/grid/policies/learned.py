@@ -18,8 +18,8 @@ from qpart_fx.passes.split_at_cut import split_at_cut
 from qpart_fx.replay import Replay
 
 from ..cells import Cells
-from ..networks import FLOAT_BITS, Network, budget_of_drop
-from ..options import Decision, Made, Options, least
+from ..networks import FLOAT_BITS, Floats, Network, budget_of_drop
+from ..options import Decision, Integers, Made, Options, least
 from .floats import float_cuts
 from .policy import Policy, decision
 
@@ -77,6 +77,7 @@ class DeepCod(Policy):
     policy, and its float value is sent.
     """
 
+    changes_network = True
     ratios = (2, 4, 8, 16)
     most_lost = 0.01
 
@@ -140,9 +141,11 @@ class Pruning(Policy):
 
     Neurons, or filters, of the least L1 norm go, the same share of every layer of the head but the network's last, and
     none is trained again. Shares of 5 to 50 % are tried on known samples. All that a neuron was in is taken to be gone,
-    its input to the next layer too, be it depthwise or beside a short cut, which is kind to it.
+    its input to the next layer too, be it depthwise or beside a short cut, which is kind to it; the network's own
+    inputs and outputs stay.
     """
 
+    changes_network = True
     shares = (0.05, 0.1, 0.2, 0.3, 0.5)
 
     def decide(self, network: Network, cells: Cells) -> Decision:
@@ -163,13 +166,17 @@ class Pruning(Policy):
                 for found, names in zip(of_graph, crossing, strict=True):
                     found.append(clean.with_values({name: changed.value(name) for name in names}))
         several = []
+        macs = np.array([layer.macs for layer in network.profile.layers], dtype=np.float64)
+        others = plain.device_macs[inner] - _first(macs, network.layers[inner])
         for share, graph, of_graph in zip(self.shares, graphs, outputs, strict=True):
             left = 1 - share
-            head = plain.download_bits[inner] * left**2
+            of_layers = left ** prunable_sides(network)
+            weights = _first(network.weights * of_layers, network.layers[inner])
+            head = FLOAT_BITS * weights + network.bits_beside[inner]
             several.append(
                 Options(
                     [partial(_with_head, network.profile.graph, graph, names) for names in crossing],
-                    plain.device_macs[inner] * left**2,
+                    _first(macs * of_layers, network.layers[inner]) + others * left,
                     plain.server_macs[inner],
                     head,
                     plain.upload_bits[inner] * left,
@@ -178,6 +185,25 @@ class Pruning(Policy):
                 )
             )
         return several
+
+
+def _first(values: Floats, counts: Integers) -> Floats:
+    """The sums of the first ``counts`` of ``values``."""
+    return np.concatenate([[0.0], np.cumsum(values)])[counts]
+
+
+def prunable_sides(network: Network) -> Integers:
+    """Of each layer, how many of its inputs and its outputs other layers made or take: 2, or 1 at the ends."""
+    layers = [layer.name for layer in network.profile.layers]
+    behind: set[str] = set()  # nodes that a layer comes before
+    found = {}
+    for node in network.profile.graph.graph.nodes:
+        after = any(source.name in behind or source.name in found for source in node.all_input_nodes)
+        if after:
+            behind.add(node.name)
+        if node.name in layers:
+            found[node.name] = after + (node.name != layers[-1])
+    return np.array([found[name] for name in layers])
 
 
 def without_neurons(network: Network, share: float) -> GraphModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,9 @@ class Policy(ABC):
 
     name: str
     marks: str = ""
+
+    changes_network: ClassVar[bool] = False
+    """Whether it does more than choose a cut and bits: it puts something into the network, or takes something out."""
 
     @abstractmethod
     def decide(self, network: Network, cells: Cells) -> Decision:

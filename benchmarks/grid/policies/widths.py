@@ -19,7 +19,7 @@ from qpart_fx.solver.closed_form import narrowest, round_up, shares
 from ..cells import Cells
 from ..networks import FLOAT_BITS, Floats, Network, budget_of_drop, run
 from ..options import Decision, Integers, Options, least
-from ..quantized import ANYTHING, chain_split, crossing, layer_noise, parameters, with_widths
+from ..quantized import ANYTHING, chain_split, crossing, layer_noise, with_widths
 from .policy import Policy, decision, where_it_fits
 
 _STEPS = 200
@@ -29,14 +29,16 @@ _STEPS = 200
 def chain_options(network: Network, choices: list[tuple[int, Integers, Integers]]) -> Options:
     """Options at cuts of the chain: of each its place, the widths of its layers and of the values that cross.
 
-    A head takes width times parameters, as eq. 14 counts it, and a width of 32 is float and makes no noise.
+    A head takes width times weights, as eq. 14 counts it, and what its file holds beside them. A width of 32 is float
+    and makes no noise.
     """
-    sizes, noise = parameters(network), layer_noise(network)
+    sizes, noise = network.weights, layer_noise(network)
     rows, made = [], []
     for place, widths, sent in choices:
         _, value_sizes, value_noise = crossing(network, place)
         p = len(widths)
-        head, up = float(sizes[:p] @ widths), float(value_sizes @ sent) + float(network.exact_bits[place])
+        head = float(sizes[:p] @ widths + network.bits_beside[place])
+        up = float(value_sizes @ sent + network.exact_bits[place])
         tables, all_widths = [*noise[:p], *value_noise], [*widths.tolist(), *sent.tolist()]
         total = sum(row[bits - WIDTHS[0]] for row, bits in zip(tables, all_widths, strict=True) if bits <= WIDTHS[-1])
         memory = head / 8 + network.peak_bytes[place]
@@ -61,7 +63,7 @@ class ThePaper(Policy):
 
     def decide(self, network: Network, cells: Cells) -> Decision:
         found: dict[tuple[int, bytes, int], tuple[int, Integers, Integers]] = {}
-        sizes, noise = parameters(network), layer_noise(network)
+        sizes, noise = network.weights, layer_noise(network)
         robustness = np.array([layer.robustness for layer in network.profile.layers])
         for place in every_cut(network):
             p = int(network.layers[place])
@@ -94,7 +96,7 @@ class AutoSplit(Policy):
     def decide(self, network: Network, cells: Cells) -> Decision:
         bits = np.array(self.widths)
         weight_errors, value_errors = self._squared_errors(network)
-        sizes = parameters(network)
+        sizes = network.weights
         none, float_sent = np.zeros(0, dtype=np.int64), np.full(len(crossing(network, 0)[0]), FLOAT_BITS)
         found: dict[tuple[int, bytes], tuple[int, Integers, Integers]] = {(-1, b""): (0, none, float_sent)}
         for place in every_cut(network):
@@ -135,8 +137,8 @@ class AutoSplit(Policy):
 class Uniform(Policy):
     """One width for all weights and for what crosses, at the cut of the graph of least objective.
 
-    It knows no accuracy: whether the budget is kept is measured afterwards. ``coded``: its head is entropy-coded by our
-    coder; otherwise it takes width times parameters.
+    It knows no accuracy: whether the budget is kept is measured afterwards. ``coded``: its weights are entropy-coded by
+    our coder; otherwise they take width times their number.
     """
 
     bits: int = 8
@@ -149,12 +151,12 @@ class Uniform(Policy):
         width, place = self.bits - WIDTHS[0], table.resolutions.index(self.bits)
         last = len(table.layers) - 1
         cuts = [{"input": 0, "output": last}[cut] for cut in self.cuts] or [*range(last + 1)]
-        sizes, heads = parameters(network), network.profile.head_bits
+        sizes, heads = network.weights, network.profile.head_bits
         rows, made = [], []
         for cut in cuts:
             layers, values = table.layers[cut], list(table.values[cut])
-            nominal = self.bits * sizes[layers].sum()
-            head = table.weight_bits[layers, place].sum() + heads[cut] if self.coded else nominal
+            weights = table.weight_bits[layers, place].sum() if self.coded else self.bits * sizes[layers].sum()
+            head = weights + heads[cut]
             up = self.bits * table.value_sizes[values].sum() + table.exact_bits[cut]
             noise = table.noise[layers, place].sum() + table.value_noise[values, width].sum()
             memory = head / 8 + table.peak_bytes[cut]
