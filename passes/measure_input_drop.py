@@ -48,11 +48,11 @@ def measure_input_drop(
     """The noise at which ``curve`` says what was lost, in place of ``noise``, which the inputs make.
 
     Args:
-        ranges: of the inputs that cross where all is on the server; they are quantized together.
+        ranges: of the inputs that cross quantized where all is on the server, together; there may be none.
         noise: of each of them at each of ``WIDTHS``, shape (widths,).
         answers: of the network, where it scores classes.
     """
-    together = np.sum([*noise.values()], axis=0)
+    together = np.sum([*noise.values()], axis=0) if noise else np.zeros(len(WIDTHS))
     expected = np.array([curve.drop_at(each) for each in together])
     run = np.flatnonzero((expected >= _LEAST) & (expected <= _MOST))
     if not len(run):

@@ -127,3 +127,14 @@ def test_widths_that_no_budget_can_tell_apart_are_not_run(prepared: Calibrated) 
         noise=before, curve=harmless, progress=never,
     )  # fmt: skip
     assert np.array_equal(after["input_1"], before["input_1"])
+
+
+def test_inputs_that_are_not_quantized(prepared: Calibrated) -> None:
+    """Tokens, for example: integers cross as they are."""
+    assert (
+        measure_input_drop(
+            prepared.graph, prepared.batches, ClassScores(), ranges={}, noise={}, curve=curve(prepared, 1.0),
+            progress=as_they_are,
+        )
+        == {}
+    )  # fmt: skip
