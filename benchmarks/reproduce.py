@@ -3,7 +3,7 @@
     python -m benchmarks.reproduce [DIRECTORY]
 
 DIRECTORY holds zoo.py, the real networks and the data; without it the experiments that need none are run, and the
-others are named. Each is a command of its own, which can be run alone; here two run side by side, each on a core.
+others are named. Each is a command of its own, which can be run alone; here they run side by side, on two cores.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +49,16 @@ class Experiment:
         return process.wait()
 
 
-STEPS = (
+LANES = (
     (
         Experiment("paper", "Figs. 3 to 10 and Table III of the paper", ("--only", "mnist"), runs_without=False),
         Experiment("paper", "Table IV of the paper", ("--only", "networks"), runs_without=False),
+        Experiment("simulator", "many devices on one server", takes_data=False),
     ),
     (Experiment("grid", "every system of Table I on one grid of requests", ("--jobs", "2")),),
-    (Experiment("simulator", "many devices on one server", takes_data=False),),
 )
-"""One after the other; those of a step run side by side."""
+"""Side by side; those of a lane one after the other. Three processes share two cores, so that neither is idle while the
+largest network goes through the grid."""
 
 
 def main() -> None:
@@ -68,17 +70,19 @@ def main() -> None:
     if directory is not None and not (directory / "zoo.py").is_file():
         parser.error(f"{directory} holds no zoo.py: name the folder of the real networks and data, or none at all")
     start = perf_counter()
-    codes: dict[Experiment, int] = {}
-    left_out = [each for step in STEPS for each in step if directory is None and not each.runs_without]
-    for step in STEPS:
-        chosen = [each for each in step if each not in left_out]
-        with ThreadPoolExecutor(len(step)) as pool:
-            codes |= zip(chosen, pool.map(lambda each: each.run(directory), chosen), strict=True)
+    left_out = [each for lane in LANES for each in lane if directory is None and not each.runs_without]
+
+    def run(lane: Sequence[Experiment]) -> list[Experiment]:
+        """Those that failed."""
+        return [each for each in lane if each not in left_out and each.run(directory)]
+
+    with ThreadPoolExecutor(len(LANES)) as pool:
+        failed = [each for lane in pool.map(run, LANES) for each in lane]
     render(REPORT)  # of two that end together, neither may have seen the other's section
     print(f"\n{perf_counter() - start:.0f} s; the report is benchmarks/report/README.md and index.html")
     for each in left_out:
         print(f"Left out for want of DIRECTORY: {each.about} (python -m benchmarks.{each.name} says what it needs)")
-    if failed := [each for each, code in codes.items() if code]:
+    if failed:
         alone = "; ".join(" ".join(["python", *each.command(directory)]) for each in failed)
         raise SystemExit(f"failed: {', '.join(each.name for each in failed)}; run it alone: {alone}")
 
