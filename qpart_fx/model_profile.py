@@ -73,7 +73,8 @@ class LayerProfile:
 @dataclass(frozen=True, slots=True)
 class ValueProfile:
     """A value that may cross a cut, quantized: ``elements`` of one inference, and ``noise_by_width``, sigma_x of eq. 19
-    at each of :data:`~qpart_fx.noise.WIDTHS`; of an input, the noise at which ``Profile.noise_curve`` says what it lost.
+    at each of :data:`~qpart_fx.noise.WIDTHS`; of an input, the noise at which ``Profile.noise_curve`` says what it
+    lost.
     """
 
     name: str
