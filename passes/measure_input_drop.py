@@ -29,9 +29,6 @@ Progress = Callable[[Sequence[Batch]], Iterable[Batch]]
 _LEAST, _MOST = 5e-4, 0.2
 """Widths that are predicted to lose less, or more, are not run: few budgets are so small, or so large."""
 
-_PARTS = 32
-"""A metric says nothing of single samples: it is asked about so many parts of them, to learn how much it varies."""
-
 
 @torch.no_grad()
 def measure_input_drop(
@@ -57,11 +54,8 @@ def measure_input_drop(
     run = np.flatnonzero((expected >= _LEAST) & (expected <= _MOST))
     if not len(run):
         return dict(noise)
-    if answers is None:
-        size = -(-sum(batch.size for batch in batches) // _PARTS)
-        batches = [part for batch in batches for part in batch.chunks(size)]
     lost: list[list[Floats]] = [[] for _ in run]
-    sizes: list[int] = []
+    sizes: list[int] = []  # a metric speaks of batches, class scores of samples
     for batch in progress(batches):
         replay = Replay(graph_module, batch)
         sizes += [1] * batch.size if answers is not None else [batch.size]
