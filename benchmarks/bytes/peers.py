@@ -26,13 +26,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what it lacks beside another build of torch)
 from benchmarks.planning.report import write_results
 from benchmarks.planning.subjects import Subject, subject
 
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file (default: beside this script)")
     parser.add_argument("--codes", type=Path, help="a folder for the integers and scales that come out of the toolkit")
     options = parser.parse_args(arguments)
+    if find_spec("torchvision") is not None:
+        import_module("tests.coverage.operators")  # before tools: what it lacks beside another build of torch
     torch.set_num_threads(1)  # processor times are compared
     installed = {each.metadata["Name"].lower().replace("-", "_") for each in distributions()}
     tools = [options.only] if options.only else [name for name in TOOLS if name.replace("-", "_") in installed]

@@ -6,6 +6,7 @@ import argparse
 import json
 import warnings
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 
 import benchmarks.peers
-import tests.coverage.operators  # noqa: F401  (first: it gives torchvision what it lacks beside another build of torch)
 from benchmarks.bytes.peers import main as bytes_of_tools
 from benchmarks.planning.report import print_table
 from benchmarks.reporting.section import REPORT, Table, read_sections, this_machine
@@ -48,6 +48,7 @@ def main() -> None:
         parser.error(
             f"{', '.join(missing)} not installed: run it by `make peers`, which makes an environment of its own"
         )
+    import_module("tests.coverage.operators")  # before tools: what torchvision lacks beside another build of torch
     warnings.simplefilter("ignore")  # the tools' own
     torch.set_num_threads(1)  # processor times are compared
     start = perf_counter()
