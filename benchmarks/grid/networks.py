@@ -85,8 +85,11 @@ class Network:
     @cached_property
     def float_bits(self) -> Floats:
         """Of the head, its weights in float."""
-        weights = np.concatenate([[0.0], np.cumsum(self.weights)])
-        return FLOAT_BITS * weights[self.layers] + self.bits_beside
+        return FLOAT_BITS * self.of_heads(self.weights) + self.bits_beside
+
+    def of_heads(self, of_layers: Floats) -> Floats:
+        """What is known of each layer, summed over those on the device at each cut of the chain."""
+        return np.concatenate([[0.0], np.cumsum(of_layers)])[self.layers]
 
     @cached_property
     def bits_beside(self) -> Floats:

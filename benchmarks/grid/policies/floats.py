@@ -59,8 +59,8 @@ class Dads(Policy):
     """DADS (INFOCOM'19): the minimum cut of the graph, in float, as its solver for a lightly loaded server finds it.
 
     Capacities are the objective's prices, which is kinder to it than its latency; of a head it pays the parameters, and
-    not what its file holds beside them, which is no sum over nodes. What does not fit in the device's
-    memory is refused: a minimum cut knows no limit.
+    not what its file holds beside them, which is no sum over nodes. What does not fit in the device's memory is
+    refused: a minimum cut knows no limit.
     """
 
     def decide(self, network: Network, cells: Cells) -> Decision:

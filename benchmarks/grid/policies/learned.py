@@ -18,7 +18,7 @@ from qpart_fx.passes.split_at_cut import split_at_cut
 from qpart_fx.replay import Replay
 
 from ..cells import Cells
-from ..networks import FLOAT_BITS, Floats, Network, budget_of_drop
+from ..networks import FLOAT_BITS, Network, budget_of_drop
 from ..options import Decision, Integers, Made, Options, least
 from .floats import float_cuts
 from .policy import Policy, decision
@@ -167,16 +167,15 @@ class Pruning(Policy):
                     found.append(clean.with_values({name: changed.value(name) for name in names}))
         several = []
         macs = np.array([layer.macs for layer in network.profile.layers], dtype=np.float64)
-        others = plain.device_macs[inner] - _first(macs, network.layers[inner])
+        others = plain.device_macs - network.of_heads(macs)
         for share, graph, of_graph in zip(self.shares, graphs, outputs, strict=True):
             left = 1 - share
             of_layers = left ** prunable_sides(network)
-            weights = _first(network.weights * of_layers, network.layers[inner])
-            head = FLOAT_BITS * weights + network.bits_beside[inner]
+            head = (FLOAT_BITS * network.of_heads(network.weights * of_layers) + network.bits_beside)[inner]
             several.append(
                 Options(
                     [partial(_with_head, network.profile.graph, graph, names) for names in crossing],
-                    _first(macs * of_layers, network.layers[inner]) + others * left,
+                    (network.of_heads(macs * of_layers) + others * left)[inner],
                     plain.server_macs[inner],
                     head,
                     plain.upload_bits[inner] * left,
@@ -185,11 +184,6 @@ class Pruning(Policy):
                 )
             )
         return several
-
-
-def _first(values: Floats, counts: Integers) -> Floats:
-    """The sums of the first ``counts`` of ``values``."""
-    return np.concatenate([[0.0], np.cumsum(values)])[counts]
 
 
 def prunable_sides(network: Network) -> Integers:
